@@ -1,0 +1,157 @@
+//! Valid, resolved configuration: what the user's objects mean, with every reference followed.
+//!
+//! A `Model` comes only from [`parse`]. It knows nothing of ids, tables, interfaces or time; those are `compile`'s.
+//! A broken reference is kept as a [`Target::Broken`] destination with its weight, because weights never shift silently.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, num::NonZeroU16, sync::Arc};
+
+/// A source position of an object or one of its fields, 1-based, as people count.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin {
+    pub file: Arc<str>,
+    pub line: u32,
+    pub column: u32,
+}
+
+/// `namespace/name` of an object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectName {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Everything the configuration asks for, in a deterministic order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Model {
+    pub listeners: Vec<Listener>,
+    /// Every cluster some destination names, also those without endpoints.
+    pub clusters: BTreeMap<ClusterName, Cluster>,
+}
+
+/// Something clients connect to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    pub door: Door,
+    /// `port.protocol` of the Gateway server or the Service port, upper case.
+    pub protocol: Protocol,
+    pub action: Action,
+    pub origin: Origin,
+}
+
+/// Which addresses and port a listener accepts on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Door {
+    /// A Gateway server. Without `bind` it listens on every address of the agent (interfaces and `--vip`).
+    Gateway { gateway: ObjectName, bind: Option<IpAddr>, port: NonZeroU16 },
+    /// A Service's ClusterIPs, or a ServiceEntry's addresses (mesh traffic).
+    Service { service: ObjectName, addresses: Vec<IpAddr>, port: NonZeroU16 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Tcp,
+    Tls,
+    Http,
+    Https,
+    Udp,
+}
+
+/// What happens to traffic of a listener.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Balanced per flow in the kernel.
+    Tcp(Rule),
+    /// Needs its bytes read. Until a proxy serves it, its packets are passed to the host and a finding says so.
+    Proxy,
+}
+
+/// The one `tcp` route a listener uses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    /// `namespace/name` of the VirtualService; `None` for a bare Service (`--services`).
+    pub virtual_service: Option<ObjectName>,
+    /// Index in `spec.tcp`, and the index of the match item that fitted (`None`: the route has no match).
+    pub index: usize,
+    pub match_index: Option<usize>,
+    /// Position of the route entry.
+    pub origin: Origin,
+    pub hash: HashKey,
+    /// Every destination in the user's order, zero weights included. A single destination has weight 1.
+    pub destinations: Vec<Destination>,
+}
+
+/// What of a flow decides its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HashKey {
+    /// Addresses and ports: flows of one client spread.
+    Flow,
+    /// `trafficPolicy.loadBalancer.consistentHash.useSourceIp`: a client keeps its version and its endpoint.
+    SourceIp,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Destination {
+    /// Resolved host, such as `tcp-echo.default.svc.cluster.local`.
+    pub host: Arc<str>,
+    pub subset: Option<Arc<str>>,
+    /// The resolved Service port; 0 where it could not be resolved.
+    pub port: u16,
+    pub weight: u32,
+    pub target: Target,
+    pub origin: Origin,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Target {
+    Cluster(ClusterName),
+    /// Answers RST with its full weight (Istio accepts and closes at once).
+    Broken(BrokenReason),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BrokenReason {
+    HostNotFound,
+    SubsetNotFound,
+    PortNotFound,
+    PortAmbiguous,
+}
+
+/// One set of endpoints with one policy: host, subset and Service port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterName {
+    pub host: Arc<str>,
+    pub subset: Option<Arc<str>>,
+    pub port: u16,
+}
+
+impl fmt::Display for ClusterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)?;
+        match &self.subset {
+            Some(subset) => write!(f, "/{subset}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cluster {
+    /// Ready endpoints, sorted by address and port, each address and port once.
+    pub endpoints: Vec<Endpoint>,
+    /// Where the subset (or, without one, the host) is defined.
+    pub origin: Origin,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Endpoint {
+    pub address: IpAddr,
+    pub port: NonZeroU16,
+    /// WorkloadEntry.weight, 1 everywhere else; share inside the cluster.
+    pub weight: u32,
+}
