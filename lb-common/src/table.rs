@@ -1,0 +1,278 @@
+//! Key and value of every kernel map, and the lookups and writes the data path may make.
+//!
+//! The layouts here are shared by the kernel program and every agent version that adopts its pinned maps: a change of any
+//! of them is a change of [`LAYOUT`]. All types are free of padding (asserted below), so their bytes are their meaning.
+
+use crate::{
+    conntrack::State,
+    flow::{Address, Tuple, V4, V6},
+    verdict::Reason,
+    wire::{Be16, Mac},
+};
+
+/// Version of everything in this file. An agent that finds another one pinned refuses to touch it.
+pub const LAYOUT: u32 = 1;
+
+/// Key of a VIP: what clients connect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct VipKey<A> {
+    pub address: A,
+    pub port: Be16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Source class; 0 = any client.
+    pub class: u8,
+}
+
+/// One endpoint as the kernel knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct Backend<A> {
+    pub address: A,
+    /// Our own address towards it; the packets' source with [`Forwarding::Snat`].
+    pub source: A,
+    pub port: Be16,
+    pub forwarding: Forwarding,
+    pub reserved: u8,
+    /// Its index in the backend statistics.
+    pub stats: u32,
+}
+
+/// How packets reach a backend and come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Forwarding {
+    /// Source and destination are rewritten: works wherever the backend is reachable.
+    Snat = 0,
+    /// The client's address is kept: only where the backend's replies pass this host.
+    Dnat = 1,
+}
+
+/// Where a frame leaves: what `bpf_fib_lookup` answered. `ifindex` 0: not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Hop {
+    pub ifindex: u32,
+    pub destination: Mac,
+    pub source: Mac,
+}
+
+/// Which end of a flow sent the packets that an entry is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Side {
+    Client = 0,
+    Backend = 1,
+}
+
+/// One direction of a flow. The other direction's key is `to.reverse()`, and its `to` is this one's key reversed,
+/// so either entry can restore the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowEntry<A> {
+    /// The packet's addresses and ports after rewriting.
+    pub to: Tuple<A>,
+    pub hop: Hop,
+    /// Tick of the last refresh; at most [`Settings::refresh`] behind the last packet.
+    pub seen: u32,
+    pub backend: u32,
+    /// Index of the backend's and of the destination's statistics.
+    pub backend_stats: u32,
+    pub destination: u32,
+    pub state: State,
+    pub side: Side,
+    pub reserved: u16,
+}
+
+/// One direction of a flow whose handshake is not complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct PendingEntry<A> {
+    pub entry: FlowEntry<A>,
+    /// The acknowledgement number that completes the handshake, once the backend answered.
+    pub expect: u32,
+    /// 1 once the backend answered.
+    pub answered: u32,
+}
+
+/// Ports of a fragmented datagram, learnt from its first fragment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FragmentKey<A> {
+    pub src: A,
+    pub dst: A,
+    pub id: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct FragmentPorts {
+    pub sport: Be16,
+    pub dport: Be16,
+}
+
+/// Agent-wide settings, one entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Settings {
+    /// First source port used with [`Forwarding::Snat`], and how many.
+    pub snat_first: u16,
+    pub snat_count: u16,
+    /// Ticks after which an entry's `seen` and `hop` are renewed (about a second).
+    pub refresh: u32,
+}
+
+/// Per-CPU counters of a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct BackendStats {
+    pub packets_in: u64,
+    pub bytes_in: u64,
+    pub packets_out: u64,
+    pub bytes_out: u64,
+    pub flows: u64,
+}
+
+/// Offset and length, in words, of a table in the arena; one 64-bit store puts it in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Region(pub u64);
+
+impl Region {
+    pub const NONE: Region = Region(0);
+
+    pub const fn new(offset: u32, words: u32) -> Self {
+        Self((words as u64) << 32 | offset as u64)
+    }
+
+    #[inline(always)]
+    pub const fn offset(self) -> u32 {
+        self.0 as u32
+    }
+
+    #[inline(always)]
+    pub const fn words(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// Layout of a rule in the arena, in words:
+/// `[slots, hash key | destinations << 8, name low, name high] [subset, statistics] * destinations [4 slots a word]*`.
+pub mod rule {
+    pub const SLOTS: u32 = 0;
+    pub const SHAPE: u32 = 1;
+    pub const NAME: u32 = 2;
+    pub const DESTINATIONS: u32 = 4;
+    pub const DESTINATION_WORDS: u32 = 2;
+    /// A slot is one byte.
+    pub const MAX_DESTINATIONS: usize = 255;
+    /// In place of a subset: the destination does not exist and answers RST.
+    pub const BROKEN: u32 = u32::MAX;
+}
+
+/// Layout of a subset in the arena, in words: `[slots, backends, name low, name high] [backend id]* [2 slots a word]*`.
+pub mod subset {
+    pub const SLOTS: u32 = 0;
+    pub const COUNT: u32 = 1;
+    pub const NAME: u32 = 2;
+    pub const BACKENDS: u32 = 4;
+    /// A slot is two bytes.
+    pub const MAX_BACKENDS: usize = 65_535;
+}
+
+/// Words of one arena element: a cache line.
+pub const ARENA_LINE: usize = 16;
+
+/// Which half of the port filter a port is looked up in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum PortUse {
+    /// Some VIP or live flow listens on it.
+    Listen = 0,
+    /// Some backend or live flow answers from it.
+    Backend = 1,
+}
+
+/// 64-bit words of one half of the port filter.
+pub const PORT_WORDS: u32 = 65_536 / 64;
+
+impl PortUse {
+    /// Word index and bit of `port` in the port filter.
+    #[inline(always)]
+    pub const fn position(self, port: u16) -> (u32, u64) {
+        (self as u32 * PORT_WORDS + (port >> 6) as u32, 1 << (port & 63))
+    }
+}
+
+/// Answer of a route lookup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    Hop(Hop),
+    /// The route leads out of the interface but the neighbour's link address is not known yet.
+    NoNeighbour,
+    /// The frame is larger than the route's MTU (bytes of IP).
+    TooBig(u16),
+    None,
+}
+
+/// Whether a write may replace an existing entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    New,
+    Replace,
+}
+
+/// Why a write did not happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutError {
+    Exists,
+    Full,
+}
+
+/// Everything the decision may look up or write for one address family. The kernel implements it over BPF maps, the
+/// agent over ordinary memory.
+pub trait Tables<A: Address> {
+    fn settings(&self) -> Settings;
+    /// Ticks of a coarse clock; wraps.
+    fn now(&self) -> u32;
+    fn port_in_use(&self, usage: PortUse, port: Be16) -> bool;
+
+    fn flow(&self, key: &Tuple<A>) -> Option<FlowEntry<A>>;
+    fn touch_flow(&self, key: &Tuple<A>, change: impl FnOnce(&mut FlowEntry<A>));
+    fn put_flow(&self, key: &Tuple<A>, entry: &FlowEntry<A>, put: Put) -> Result<(), PutError>;
+    fn drop_flow(&self, key: &Tuple<A>);
+
+    fn pending(&self, key: &Tuple<A>) -> Option<PendingEntry<A>>;
+    fn touch_pending(&self, key: &Tuple<A>, change: impl FnOnce(&mut PendingEntry<A>));
+    fn put_pending(&self, key: &Tuple<A>, entry: &PendingEntry<A>, put: Put) -> Result<(), PutError>;
+    fn drop_pending(&self, key: &Tuple<A>);
+
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<FragmentPorts>;
+    fn put_fragment(&self, key: &FragmentKey<A>, ports: &FragmentPorts);
+
+    /// Rule of a VIP.
+    fn vip(&self, key: &VipKey<A>) -> Option<u32>;
+    fn rule(&self, id: u32) -> Region;
+    fn subset(&self, id: u32) -> Region;
+    /// A word of the arena; 0 outside it.
+    fn word(&self, index: u32) -> u32;
+    fn backend(&self, id: u32) -> Option<Backend<A>>;
+
+    /// Next hop for a packet of ours from `from` to `to` with `ip_len` bytes of IP.
+    fn route(&self, from: &A, to: &A, ip_len: u16) -> Route;
+
+    fn count(&self, reason: Reason);
+    fn count_backend(&self, stats: u32, side: Side, bytes: u64);
+    /// A new flow went to this destination (and backend, where it is not a broken one).
+    fn count_new(&self, destination: u32, backend_stats: Option<u32>);
+}
+
+const _: () = {
+    assert!(size_of::<Tuple<V4>>() == 12 && size_of::<Tuple<V6>>() == 36);
+    assert!(size_of::<VipKey<V4>>() == 8 && size_of::<VipKey<V6>>() == 20);
+    assert!(size_of::<Backend<V4>>() == 16 && size_of::<Backend<V6>>() == 40);
+    assert!(size_of::<Hop>() == 16);
+    assert!(size_of::<FlowEntry<V4>>() == 12 + 16 + 20 && size_of::<FlowEntry<V6>>() == 36 + 16 + 20);
+    assert!(size_of::<PendingEntry<V4>>() == 56 && size_of::<PendingEntry<V6>>() == 80);
+    assert!(size_of::<FragmentKey<V4>>() == 12 && size_of::<FragmentKey<V6>>() == 36);
+};

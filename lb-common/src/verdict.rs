@@ -1,0 +1,84 @@
+//! Every outcome a packet can have, by name. Each packet ends in exactly one [`Reason`], and each reason has its counter.
+
+use crate::{flow::Tuple, table::Hop};
+
+macro_rules! reasons {
+    ($($variant:ident = $name:literal, $meaning:literal;)*) => {
+        /// Why a packet went the way it went. The value is the counter's index and part of the map layout.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u32)]
+        pub enum Reason { $(#[doc = $meaning] $variant,)* }
+
+        impl Reason {
+            pub const ALL: &[Reason] = &[$(Reason::$variant,)*];
+
+            /// Stable name, as in metrics and `status`.
+            pub const fn name(self) -> &'static str {
+                match self { $(Reason::$variant => $name,)* }
+            }
+
+            /// One line for people.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Reason::$variant => $meaning,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    PassNotIp = "pass.not-ip", "not IPv4 or IPv6, or more than two VLAN tags";
+    PassNotTcp = "pass.not-tcp", "a protocol that is not balanced";
+    PassMalformed = "pass.malformed", "headers cut short or contradicting themselves; left to the host";
+    PassPort = "pass.port", "no listener and no backend uses its ports";
+    PassAddress = "pass.address", "a listener's port on an address that is no VIP, or a reply of no flow";
+    PassFragment = "pass.fragment", "a later fragment whose first fragment was not seen";
+    PassIcmp = "pass.icmp", "an ICMP message that is no error about one of our flows";
+    PassNoNeighbour = "pass.no-neighbour", "rewritten and handed to the host, which must first resolve the next hop's link address";
+    DropNoRoute = "drop.no-route", "the host has no route to the rewritten destination";
+    DropTtl = "drop.ttl", "time to live ran out";
+    DropReset = "drop.reset", "a RST for a flow that is not known";
+    DropRewrite = "drop.rewrite", "the frame could not be rewritten";
+    RejectBroken = "reject.broken-destination", "the chosen destination does not exist";
+    RejectNoEndpoint = "reject.no-endpoint", "the chosen subset has no ready endpoint";
+    RejectNoFlow = "reject.no-flow", "a segment inside no known flow";
+    RejectEnded = "reject.ended", "the flow's backend was removed";
+    RejectPorts = "reject.ports-exhausted", "no free source port towards the backend";
+    RejectTableFull = "reject.table-full", "no room for the flow's state";
+    ForwardNew = "forward.new", "first packet of a flow";
+    ForwardHandshake = "forward.handshake", "handshake of a flow";
+    ForwardFlow = "forward.flow", "packet of an established flow";
+    ForwardIcmp = "forward.icmp", "ICMP error about a flow, translated";
+    ReplyTooBig = "reply.too-big", "larger than the next hop's MTU; answered with ICMP";
+}
+
+/// What happens to one TCP segment of ours.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict<A> {
+    Pass(Reason),
+    Drop(Reason),
+    /// Answered with a TCP RST.
+    Reject(Reason),
+    Forward(Forward<A>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forward<A> {
+    pub reason: Reason,
+    pub to: Tuple<A>,
+    /// `None`: the host must resolve the neighbour.
+    pub hop: Option<Hop>,
+}
+
+/// What the adapter does with the frame, which is already rewritten.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// To the host's stack.
+    Pass,
+    Drop,
+    /// Out of the interface it came from.
+    Reflect,
+    /// Out of `hop`'s interface; the link addresses are already set.
+    Send(Hop),
+}
