@@ -35,6 +35,12 @@ impl State {
         self.0 & Self::ENDED != 0
     }
 
+    /// No segment but SYN, FIN or RST changes it.
+    #[inline(always)]
+    pub const fn steady(self) -> bool {
+        self.0 & (Self::RESET | Self::ENDED) == 0
+    }
+
     pub const fn end(self) -> Self {
         Self(self.0 | Self::ENDED)
     }

@@ -4,134 +4,114 @@
 use crate::{
     conntrack::State,
     flow::{Address, Tuple},
-    pick::{Outcome, Pick, pick},
-    table::{Backend, FlowEntry, Forwarding, Hop, PendingEntry, Put, PutError, Route, Side, Tables},
-    verdict::{Forward, Reason, Verdict},
+    packet::{Packet, Segment},
+    pick::{Outcome, pick},
+    table::{FlowEntry, Forwarding, Hop, PendingEntry, Put, PutError, Route, Side, Tables},
+    verdict::{Reason, Verdict},
     wire::{Be16, tcp},
 };
-
-/// What the decision needs to know of a segment.
-#[derive(Clone, Copy, Debug)]
-pub struct Segment<A> {
-    pub tuple: Tuple<A>,
-    /// TCP flags; 0 for a later fragment.
-    pub flags: u8,
-    pub seq: u32,
-    pub ack: u32,
-    /// Bytes of the IP packet, for the route's MTU.
-    pub ip_len: u16,
-}
-
-impl<A> Segment<A> {
-    /// A SYN that opens a connection.
-    #[inline(always)]
-    const fn opens(&self) -> bool {
-        self.flags & (tcp::SYN | tcp::ACK_FLAG | tcp::RST | tcp::FIN) == tcp::SYN
-    }
-
-    const fn has(&self, flags: u8) -> bool {
-        self.flags & flags != 0
-    }
-}
 
 /// Source ports tried for a new flow before giving up.
 pub const PORT_PROBES: u32 = 64;
 
-/// How far behind the expected acknowledgement number a segment may be ahead and still complete a handshake: a
-/// generous window, yet 1 in 4,096 for somebody who guesses.
+/// How far ahead of the expected acknowledgement number a segment may be and still complete a handshake: a generous
+/// window, yet 1 in 4,096 for somebody who guesses.
 const ACK_WINDOW: u32 = 1 << 20;
 
-#[inline(always)]
-pub fn decide<A: Address, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Verdict<A> {
-    if let Some(entry) = tables.flow(&segment.tuple)
-        && !(segment.opens() && entry.state.closed())
+/// Judges `packet.segment`. A verdict to forward leaves `to`, `hop` and `mtu` in the packet.
+#[inline(never)]
+pub fn decide<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict {
+    if let Some(entry) = tables.flow(&packet.segment.tuple)
+        && !(packet.segment.opens() && entry.state.closed())
     {
-        return known(tables, segment, entry);
+        packet.here.entry = *entry;
+        return known(tables, packet);
     }
-    if let Some(pending) = tables.pending(&segment.tuple) {
-        return handshake(tables, segment, pending);
+    if let Some(pending) = tables.pending(&packet.segment.tuple) {
+        packet.here = *pending;
+        return handshake(tables, packet);
     }
-    new(tables, segment)
+    new(tables, packet)
 }
 
-/// A segment of an established flow. The common case: nothing is written.
+/// Whether `entry` already holds everything to forward a segment: nothing to write, nothing to look up.
 #[inline(always)]
-fn known<A: Address, T: Tables<A>>(tables: &T, segment: &Segment<A>, entry: FlowEntry<A>) -> Verdict<A> {
-    if entry.state.ended() {
+pub fn settled<A: Address, T: Tables<A>>(tables: &T, segment: &Segment<A>, entry: &FlowEntry<A>) -> bool {
+    !segment.has(tcp::SYN | tcp::FIN | tcp::RST)
+        && entry.state.steady()
+        && tables.now().wrapping_sub(entry.seen) < tables.settings().refresh
+        && entry.hop.ifindex != 0
+        && segment.wire_len <= entry.mtu
+}
+
+/// A segment of an established flow that changes its state, or the first one in about a second.
+#[inline(never)]
+fn known<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict {
+    if packet.here.entry.state.ended() {
         return Verdict::Reject(Reason::RejectEnded);
     }
-    let now = tables.now();
-    let mut hop = entry.hop;
-    let state = entry.state.step(entry.side, segment.flags);
-    if state != entry.state || now.wrapping_sub(entry.seen) >= tables.settings().refresh || hop.ifindex == 0 {
-        match tables.route(&entry.to.src, &entry.to.dst, segment.ip_len) {
-            Route::Hop(found) => hop = found,
-            Route::NoNeighbour => hop = Hop::default(),
-            Route::TooBig(_) | Route::None => return Verdict::Drop(Reason::DropNoRoute),
-        }
-        refresh(tables, segment, &FlowEntry { hop, state, seen: now, ..entry });
+    packet.to = packet.here.entry.to;
+    if !next_hop(tables, packet) {
+        return Verdict::Drop(Reason::DropNoRoute);
     }
-    tables.count_backend(entry.backend_stats, entry.side, segment.ip_len as u64);
-    forward(Reason::ForwardFlow, entry.to, hop)
+    refresh(tables, packet);
+    if packet.segment.wire_len > packet.mtu {
+        return Verdict::TooBig(packet.mtu);
+    }
+    tables.count_backend(packet.here.entry.backend_stats, packet.here.entry.side, packet.segment.ip_len as u64);
+    Verdict::Forward(Reason::ForwardFlow)
 }
 
 /// Writes what changed to this direction's entry, and keeps the other direction alive: it may have been evicted, and this
 /// entry knows all that it held.
 #[inline(always)]
-fn refresh<A: Address, T: Tables<A>>(tables: &T, segment: &Segment<A>, entry: &FlowEntry<A>) {
-    tables.touch_flow(&segment.tuple, |old| {
-        old.hop = entry.hop;
-        old.state = entry.state;
-        old.seen = entry.seen;
+fn refresh<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) {
+    let state = packet.here.entry.state.step(packet.here.entry.side, packet.segment.flags);
+    let (hop, mtu, seen) = (packet.hop, packet.mtu, tables.now());
+    packet.here.entry.state = state;
+    packet.here.entry.seen = seen;
+    tables.touch_flow(&packet.segment.tuple, |entry| {
+        entry.hop = hop;
+        entry.mtu = mtu;
+        entry.state = state;
+        entry.seen = seen;
     });
-    let other = entry.to.reverse();
-    if tables.flow(&other).is_some() {
-        tables.touch_flow(&other, |old| old.state = entry.state);
+    packet.mirror();
+    if tables.flow(&packet.reverse).is_some() {
+        tables.touch_flow(&packet.reverse, |entry| entry.state = state);
     } else {
         // A failed write leaves the flow as it is; the next refresh tries again.
-        let _ = tables.put_flow(&other, &opposite(segment, entry), Put::New);
+        let _ = tables.put_flow(&packet.reverse, &packet.there.entry, Put::New);
     }
 }
 
-/// The entry of a flow's other direction.
-#[inline(always)]
-fn opposite<A: Address>(segment: &Segment<A>, entry: &FlowEntry<A>) -> FlowEntry<A> {
-    let side = match entry.side {
-        Side::Client => Side::Backend,
-        Side::Backend => Side::Client,
-    };
-    FlowEntry { to: segment.tuple.reverse(), hop: Hop::default(), side, ..*entry }
-}
-
 /// A segment of a flow whose handshake is under way.
-#[inline(always)]
-fn handshake<A: Address, T: Tables<A>>(tables: &T, segment: &Segment<A>, pending: PendingEntry<A>) -> Verdict<A> {
-    let entry = pending.entry;
-    let other = entry.to.reverse();
-    let hop = match tables.route(&entry.to.src, &entry.to.dst, segment.ip_len) {
-        Route::Hop(found) => found,
-        Route::NoNeighbour => Hop::default(),
-        Route::TooBig(_) | Route::None => return Verdict::Drop(Reason::DropNoRoute),
-    };
-    match entry.side {
-        _ if segment.has(tcp::RST) => {
-            tables.drop_pending(&segment.tuple);
-            tables.drop_pending(&other);
+#[inline(never)]
+fn handshake<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict {
+    packet.to = packet.here.entry.to;
+    if !next_hop(tables, packet) {
+        return Verdict::Drop(Reason::DropNoRoute);
+    }
+    let reverse = packet.to.reverse();
+    let expect = packet.segment.seq.wrapping_add(1);
+    match packet.here.entry.side {
+        _ if packet.segment.has(tcp::RST) => {
+            tables.drop_pending(&packet.segment.tuple);
+            tables.drop_pending(&reverse);
         }
-        Side::Backend if segment.has(tcp::SYN) => tables.touch_pending(&other, |client| {
-            client.expect = segment.seq.wrapping_add(1);
+        Side::Backend if packet.segment.has(tcp::SYN) => tables.touch_pending(&reverse, |client| {
+            client.expect = expect;
             client.answered = 1;
         }),
-        Side::Client if completes(segment, &pending) => {
-            let entry = FlowEntry { hop, seen: tables.now(), ..entry };
-            if establish(tables, segment, &entry).is_err() {
+        Side::Client if completes(&packet.segment, &packet.here) => {
+            if establish(tables, packet).is_err() {
                 return Verdict::Reject(Reason::RejectTableFull);
             }
         }
         Side::Backend | Side::Client => {}
     }
-    tables.count_backend(entry.backend_stats, entry.side, segment.ip_len as u64);
-    forward(Reason::ForwardHandshake, entry.to, hop)
+    tables.count_backend(packet.here.entry.backend_stats, packet.here.entry.side, packet.segment.ip_len as u64);
+    Verdict::Forward(Reason::ForwardHandshake)
 }
 
 #[inline(always)]
@@ -142,97 +122,107 @@ fn completes<A>(segment: &Segment<A>, pending: &PendingEntry<A>) -> bool {
 /// Moves a flow from the table of handshakes to the table of flows. Never the other order: a source port must be taken
 /// in at least one of them at every moment.
 #[inline(always)]
-fn establish<A: Address, T: Tables<A>>(tables: &T, segment: &Segment<A>, entry: &FlowEntry<A>) -> Result<(), PutError> {
-    let other = entry.to.reverse();
-    tables.put_flow(&other, &opposite(segment, entry), Put::Replace)?;
-    tables.put_flow(&segment.tuple, entry, Put::Replace)?;
-    tables.drop_pending(&other);
-    tables.drop_pending(&segment.tuple);
+fn establish<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Result<(), PutError> {
+    packet.here.entry.hop = packet.hop;
+    packet.here.entry.mtu = packet.mtu;
+    packet.here.entry.seen = tables.now();
+    packet.here.entry.state = State::OPEN.step(Side::Client, packet.segment.flags);
+    packet.mirror();
+    tables.put_flow(&packet.reverse, &packet.there.entry, Put::Replace)?;
+    tables.put_flow(&packet.segment.tuple, &packet.here.entry, Put::Replace)?;
+    tables.drop_pending(&packet.reverse);
+    tables.drop_pending(&packet.segment.tuple);
     Ok(())
 }
 
 /// A segment of no known flow: a SYN to a VIP starts one.
-#[inline(always)]
-fn new<A: Address, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Verdict<A> {
-    let Some(pick) = pick(tables, &segment.tuple) else {
+#[inline(never)]
+fn new<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict {
+    if !pick(tables, &packet.segment.tuple, &mut packet.pick) {
         return Verdict::Pass(Reason::PassAddress);
-    };
-    if !segment.opens() {
-        return match segment.has(tcp::RST) {
+    }
+    if !packet.segment.opens() {
+        return match packet.segment.has(tcp::RST) {
             true => Verdict::Drop(Reason::DropReset),
             false => Verdict::Reject(Reason::RejectNoFlow),
         };
     }
-    match pick.outcome {
-        Outcome::Broken => refused(tables, &pick, Reason::RejectBroken),
-        Outcome::Empty => refused(tables, &pick, Reason::RejectNoEndpoint),
-        Outcome::Backend { id, backend, .. } => open(tables, segment, &pick, id, &backend),
-    }
+    let refusal = match packet.pick.outcome {
+        Outcome::Broken => Reason::RejectBroken,
+        Outcome::Empty => Reason::RejectNoEndpoint,
+        Outcome::Backend => return open(tables, packet),
+    };
+    tables.count_new(packet.pick.destination, None);
+    Verdict::Reject(refusal)
 }
 
-#[inline(always)]
-fn refused<A: Address, T: Tables<A>>(tables: &T, pick: &Pick<A>, reason: Reason) -> Verdict<A> {
-    tables.count_new(pick.destination, None);
-    Verdict::Reject(reason)
-}
-
-/// Starts a flow to `backend`: finds a free source port, remembers both directions.
-#[inline(always)]
-fn open<A: Address, T: Tables<A>>(tables: &T, segment: &Segment<A>, pick: &Pick<A>, id: u32, backend: &Backend<A>) -> Verdict<A> {
-    if let Some(old) = tables.flow(&segment.tuple) {
-        // A closed flow on the same tuple: its source port is free again.
-        tables.drop_flow(&segment.tuple);
-        tables.drop_flow(&old.to.reverse());
+/// Starts a flow to the picked backend: finds a free source port, remembers both directions.
+#[inline(never)]
+fn open<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict {
+    forget_closed(tables, packet);
+    let source = match packet.pick.backend.forwarding {
+        Forwarding::Snat => packet.pick.backend.source,
+        Forwarding::Dnat => packet.segment.tuple.src,
+    };
+    packet.to = Tuple { src: source, dst: packet.pick.backend.address, sport: packet.segment.tuple.sport, dport: packet.pick.backend.port };
+    if !next_hop(tables, packet) {
+        return Verdict::Drop(Reason::DropNoRoute);
     }
-    let source = match backend.forwarding {
-        Forwarding::Snat => backend.source,
-        Forwarding::Dnat => segment.tuple.src,
+    packet.here = PendingEntry {
+        entry: FlowEntry {
+            to: packet.to,
+            hop: packet.hop,
+            seen: tables.now(),
+            backend: packet.pick.backend_id,
+            backend_stats: packet.pick.backend.stats,
+            destination: packet.pick.destination,
+            state: State::OPEN,
+            side: Side::Client,
+            mtu: packet.mtu,
+        },
+        expect: 0,
+        answered: 0,
     };
-    let hop = match tables.route(&source, &backend.address, segment.ip_len) {
-        Route::Hop(found) => found,
-        Route::NoNeighbour => Hop::default(),
-        Route::TooBig(_) | Route::None => return Verdict::Drop(Reason::DropNoRoute),
-    };
-    let mut entry = FlowEntry {
-        to: Tuple { src: source, dst: backend.address, sport: segment.tuple.sport, dport: backend.port },
-        hop,
-        seen: tables.now(),
-        backend: id,
-        backend_stats: backend.stats,
-        destination: pick.destination,
-        state: State::OPEN,
-        side: Side::Client,
-        reserved: 0,
-    };
-    if let Err(reason) = claim_port(tables, segment, pick, backend, &mut entry) {
+    if let Err(reason) = claim_port(tables, packet) {
         return Verdict::Reject(reason);
     }
-    let pending = PendingEntry { entry, expect: 0, answered: 0 };
-    if tables.put_pending(&segment.tuple, &pending, Put::Replace).is_err() {
+    packet.to = packet.here.entry.to;
+    if tables.put_pending(&packet.segment.tuple, &packet.here, Put::Replace).is_err() {
         return Verdict::Reject(Reason::RejectTableFull);
     }
-    tables.count_new(pick.destination, Some(backend.stats));
-    tables.count_backend(backend.stats, Side::Client, segment.ip_len as u64);
-    forward(Reason::ForwardNew, entry.to, hop)
+    tables.count_new(packet.pick.destination, Some(packet.pick.backend.stats));
+    tables.count_backend(packet.pick.backend.stats, Side::Client, packet.segment.ip_len as u64);
+    Verdict::Forward(Reason::ForwardNew)
 }
 
-/// Takes the reverse tuple for this flow and sets `entry.to.sport` to the port it got.
+/// A closed flow on the same tuple makes way: its source port is free again.
 #[inline(always)]
-fn claim_port<A: Address, T: Tables<A>>(tables: &T, segment: &Segment<A>, pick: &Pick<A>, backend: &Backend<A>, entry: &mut FlowEntry<A>) -> Result<(), Reason> {
+fn forget_closed<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) {
+    match tables.flow(&packet.segment.tuple) {
+        Some(old) => packet.reverse = old.to.reverse(),
+        None => return,
+    }
+    tables.drop_flow(&packet.segment.tuple);
+    tables.drop_flow(&packet.reverse);
+}
+
+/// Takes a reverse tuple for this flow and leaves the source port it got in `here`.
+#[inline(always)]
+fn claim_port<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Result<(), Reason> {
     let settings = tables.settings();
     let count = settings.snat_count as u32;
     // A kept client address nearly always keeps its port too; it collides only where one client port reaches one backend
     // through two VIPs.
-    if backend.forwarding == Forwarding::Dnat && claim(tables, segment, entry)? {
+    if packet.pick.backend.forwarding == Forwarding::Dnat && claim(tables, packet)? {
         return Ok(());
     }
-    let mut offset = pick.hash.first_port(count);
+    let mut offset = packet.pick.hash.first_port(count);
     for probe in 0..PORT_PROBES {
         if probe >= count {
             break;
         }
-        entry.to.sport = Be16::new(settings.snat_first.wrapping_add(offset as u16));
-        if claim(tables, segment, entry)? {
+        packet.here.entry.to.sport = Be16::new(settings.snat_first.wrapping_add(offset as u16));
+        if claim(tables, packet)? {
             return Ok(());
         }
         offset += 1;
@@ -245,24 +235,28 @@ fn claim_port<A: Address, T: Tables<A>>(tables: &T, segment: &Segment<A>, pick: 
 
 /// Whether the reverse tuple was free. The claim is written before the established flows are asked, so that a flow that is
 /// just moving from one table to the other is seen in one of them.
-#[inline(always)]
-fn claim<A: Address, T: Tables<A>>(tables: &T, segment: &Segment<A>, entry: &FlowEntry<A>) -> Result<bool, Reason> {
-    let reverse = entry.to.reverse();
-    let pending = PendingEntry { entry: opposite(segment, entry), expect: 0, answered: 0 };
-    match tables.put_pending(&reverse, &pending, Put::New) {
+#[inline(never)]
+fn claim<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Result<bool, Reason> {
+    packet.mirror();
+    match tables.put_pending(&packet.reverse, &packet.there, Put::New) {
         Ok(()) => {}
         Err(PutError::Exists) => return Ok(false),
         Err(PutError::Full) => return Err(Reason::RejectTableFull),
     }
-    if tables.flow(&reverse).is_none() {
+    if tables.flow(&packet.reverse).is_none() {
         return Ok(true);
     }
-    tables.drop_pending(&reverse);
+    tables.drop_pending(&packet.reverse);
     Ok(false)
 }
 
+/// Finds the way towards `packet.to`; a blank hop where the neighbour is not known. False: there is no way.
 #[inline(always)]
-fn forward<A: Address>(reason: Reason, to: Tuple<A>, hop: Hop) -> Verdict<A> {
-    let hop = (hop.ifindex != 0).then_some(hop);
-    Verdict::Forward(Forward { reason, to, hop })
+fn next_hop<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> bool {
+    (packet.hop, packet.mtu) = match tables.route(&packet.to.src, &packet.to.dst) {
+        Route::Hop(hop, mtu) => (hop, mtu),
+        Route::NoNeighbour => (Hop::default(), u16::MAX),
+        Route::None => return false,
+    };
+    true
 }

@@ -6,6 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// An IP address of one family, as it lies in the packet.
 pub trait Address: Copy + Clone + PartialEq + Eq + core::fmt::Debug + core::hash::Hash + FromBytes + IntoBytes + Immutable + 'static {
     const FAMILY: Family;
+    const ZERO: Self;
     /// Where source and destination lie in this family's IP header.
     const SRC: usize;
     const DST: usize;
@@ -33,6 +34,7 @@ pub struct V6(pub [Be32; 4]);
 
 impl Address for V4 {
     const FAMILY: Family = Family::V4;
+    const ZERO: Self = V4(Be32::new(0));
     const SRC: usize = ipv4::SRC;
     const DST: usize = ipv4::DST;
 
@@ -54,6 +56,7 @@ impl Address for V4 {
 
 impl Address for V6 {
     const FAMILY: Family = Family::V6;
+    const ZERO: Self = V6([Be32::new(0); 4]);
     const SRC: usize = ipv6::SRC;
     const DST: usize = ipv6::DST;
 

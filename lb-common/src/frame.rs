@@ -13,6 +13,11 @@ pub trait Frame {
         self.len() == 0
     }
 
+    /// Payload bytes of each packet that hardware will cut this one into; 0 where it goes out as it is.
+    fn gso_size(&self) -> usize {
+        0
+    }
+
     /// `None` where the frame ends before `at + size_of::<T>()`.
     fn load<T: FromBytes + Immutable>(&self, at: usize) -> Option<T>;
 

@@ -7,9 +7,11 @@ use crate::{
     checksum::{self, Sum},
     flow::{Family as FamilyName, Tuple},
     frame::{Frame, TransportChange},
+    packet::Packet,
     parse::{Fragment, Ip, Room},
-    rewrite::{Family, send},
-    table::{FlowEntry, Route, Tables},
+    process::send,
+    rewrite::Family,
+    table::{Hop, Route, Tables},
     verdict::{Action, Reason},
     wire::{Be16, ipv4, protocol, tcp},
 };
@@ -26,34 +28,43 @@ const fn is_error(family: FamilyName, kind: u8) -> bool {
     }
 }
 
-#[inline(always)]
-pub fn process<A: Family, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T, ip: &Ip<A>) -> (Action, Reason) {
-    let Some((quoted, tuple)) = quoted(frame, ip) else {
+/// Uses the packet's `segment.tuple` for the quoted packet's ports and addresses, and `to` for where the message goes.
+#[inline(never)]
+pub fn process<A: Family, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T, packet: &mut Packet<A>) -> (Action, Reason) {
+    let ip = packet.ip;
+    let Some(quoted) = quoted(frame, &ip, &mut packet.segment.tuple) else {
         return (Action::Pass, Reason::PassIcmp);
     };
     // The quoted packet is one that we sent, so the flow's entry is under the reverse of it.
-    let key = tuple.reverse();
-    let entry = match tables.flow(&key) {
-        Some(entry) => entry,
-        None => match tables.pending(&key) {
-            Some(pending) => pending.entry,
+    packet.reverse = packet.segment.tuple.reverse();
+    packet.to = match tables.flow(&packet.reverse) {
+        Some(entry) => entry.to,
+        None => match tables.pending(&packet.reverse) {
+            Some(pending) => pending.entry.to,
             None => return (Action::Pass, Reason::PassIcmp),
         },
     };
-    let hop = match tables.route(&entry.to.src, &entry.to.dst, (ip.transport - ip.at + ip.transport_len) as u16) {
-        Route::Hop(hop) => Some(hop),
-        Route::NoNeighbour => None,
-        Route::TooBig(_) | Route::None => return (Action::Drop, Reason::DropNoRoute),
+    packet.hop = match tables.route(&packet.to.src, &packet.to.dst) {
+        Route::Hop(hop, _) => hop,
+        Route::NoNeighbour => Hop::default(),
+        Route::None => return (Action::Drop, Reason::DropNoRoute),
     };
-    match translate(frame, ip, &quoted, &tuple, &entry) {
-        Ok(()) => send(frame, hop, Reason::ForwardIcmp),
+    match translate(frame, packet, quoted) {
+        Ok(()) => send(frame, &packet.hop, Reason::ForwardIcmp),
         Err(reason) => (Action::Drop, reason),
     }
 }
 
+/// Where the quoted IP and TCP headers start.
+#[derive(Clone, Copy)]
+struct Quoted {
+    at: usize,
+    transport: usize,
+}
+
 /// The quoted packet, if the message is an error about a TCP segment.
 #[inline(always)]
-fn quoted<A: Family, F: Frame>(frame: &F, ip: &Ip<A>) -> Option<(Ip<A>, Tuple<A>)> {
+fn quoted<A: Family, F: Frame>(frame: &F, ip: &Ip<A>, tuple: &mut Tuple<A>) -> Option<Quoted> {
     if !is_error(A::FAMILY, frame.load(ip.transport)?) {
         return None;
     }
@@ -62,13 +73,15 @@ fn quoted<A: Family, F: Frame>(frame: &F, ip: &Ip<A>) -> Option<(Ip<A>, Tuple<A>
         return None;
     }
     let [sport, dport]: [Be16; 2] = frame.load(quoted.transport)?;
-    Some((quoted, Tuple { src: quoted.src, dst: quoted.dst, sport, dport }))
+    *tuple = Tuple { src: quoted.src, dst: quoted.dst, sport, dport };
+    Some(Quoted { at: quoted.at, transport: quoted.transport })
 }
 
 /// Rewrites the quoted packet to what the original sender sent, then the outer header towards that sender.
-#[inline(always)]
-fn translate<A: Family, F: Frame>(frame: &mut F, ip: &Ip<A>, quoted: &Ip<A>, tuple: &Tuple<A>, entry: &FlowEntry<A>) -> Result<(), Reason> {
-    let original = entry.to.reverse();
+#[inline(never)]
+fn translate<A: Family, F: Frame>(frame: &mut F, packet: &mut Packet<A>, quoted: Quoted) -> Result<(), Reason> {
+    packet.reverse = packet.to.reverse();
+    let (tuple, original) = (&packet.segment.tuple, &packet.reverse);
     let addresses = tuple.src.change(&original.src).plus(tuple.dst.change(&original.dst));
     let ports = Sum::default().replace16(tuple.sport.raw(), original.sport.raw()).replace16(tuple.dport.raw(), original.dport.raw());
     let mut body = addresses.plus(ports);
@@ -78,8 +91,10 @@ fn translate<A: Family, F: Frame>(frame: &mut F, ip: &Ip<A>, quoted: &Ip<A>, tup
         frame.store(quoted.at + ipv4::CHECKSUM, new).ok_or(Reason::DropRewrite)?;
         body = body.replace16(check.raw(), new);
     }
-    frame.store(quoted.at + A::SRC, [original.src, original.dst]).ok_or(Reason::DropRewrite)?;
+    frame.store(quoted.at + A::SRC, original.src).ok_or(Reason::DropRewrite)?;
+    frame.store(quoted.at + A::DST, original.dst).ok_or(Reason::DropRewrite)?;
     frame.store(quoted.transport, [original.sport, original.dport]).ok_or(Reason::DropRewrite)?;
+    let ip = &packet.ip;
     // Quotes may be as short as 8 bytes of TCP (RFC 792); only longer ones hold the checksum.
     if quoted.transport + tcp::CHECKSUM + 2 <= ip.transport + ip.transport_len
         && let Some(check) = frame.load::<Be16>(quoted.transport + tcp::CHECKSUM)
@@ -88,8 +103,8 @@ fn translate<A: Family, F: Frame>(frame: &mut F, ip: &Ip<A>, quoted: &Ip<A>, tup
         frame.store(quoted.transport + tcp::CHECKSUM, new).ok_or(Reason::DropRewrite)?;
         body = body.replace16(check.raw(), new);
     }
-    let outer = ip.src.change(&entry.to.src).plus(ip.dst.change(&entry.to.dst));
-    A::rewrite(frame, ip.at, &entry.to.src, &entry.to.dst, outer)?;
+    let outer = ip.src.change(&packet.to.src).plus(ip.dst.change(&packet.to.dst));
+    A::rewrite(frame, ip.at, &packet.to.src, &packet.to.dst, outer)?;
     // RFC 4443 section 2.3: ICMPv6 sums a pseudo header, ICMP does not.
     let pseudo = if A::FAMILY == FamilyName::V6 { outer } else { Sum::default() };
     let change = TransportChange { pseudo, body, pseudo_before: 0, segment: ip.transport, segment_len: ip.transport_len };

@@ -6,7 +6,7 @@ use crate::{
     wire::protocol,
 };
 
-/// What the tables say of a flow. `slot` and `subset_slot` are reported by `explain`.
+/// What the tables say of a flow. The slots are there for `explain`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pick<A> {
     pub rule: u32,
@@ -15,52 +15,63 @@ pub struct Pick<A> {
     /// Position in the rule's list of destinations, and the destination's statistics.
     pub position: u32,
     pub destination: u32,
-    pub outcome: Outcome<A>,
+    pub outcome: Outcome,
+    /// With [`Outcome::Backend`] only.
+    pub backend_id: u32,
+    pub backend_slot: u32,
+    pub backend: Backend<A>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome<A> {
+pub enum Outcome {
     /// The destination does not exist.
     Broken,
     /// The subset has no ready endpoint.
     Empty,
-    Backend { id: u32, slot: u32, backend: Backend<A> },
+    Backend,
 }
 
-/// `None`: the destination of `flow` is no VIP.
+/// False: the destination of `flow` is no VIP.
 #[inline(always)]
-pub fn pick<A: Address, T: Tables<A>>(tables: &T, flow: &Tuple<A>) -> Option<Pick<A>> {
+pub fn pick<A: Address, T: Tables<A>>(tables: &T, flow: &Tuple<A>, pick: &mut Pick<A>) -> bool {
     let key = VipKey { address: flow.dst, port: flow.dport, protocol: protocol::TCP, class: 0 };
-    let rule = tables.vip(&key)?;
-    let base = tables.rule(rule).offset();
+    let Some(id) = tables.vip(&key) else {
+        return false;
+    };
+    let base = tables.rule(id).offset();
     let slots = tables.word(base + rule::SLOTS);
     let shape = tables.word(base + rule::SHAPE);
-    let hash = FlowHash::of(flow, if shape & 0xff == HashKey::SourceIp as u32 { HashKey::SourceIp } else { HashKey::Flow });
-    let slot = hash.subset_slot(slots);
+    pick.rule = id;
+    pick.hash = FlowHash::of(flow, if shape & 0xff == HashKey::SourceIp as u32 { HashKey::SourceIp } else { HashKey::Flow });
+    pick.slot = pick.hash.subset_slot(slots);
     let table = base + rule::DESTINATIONS + (shape >> 8) * rule::DESTINATION_WORDS;
-    let position = tables.word(table + slot / 4) >> (8 * (slot % 4)) & 0xff;
-    let destination = base + rule::DESTINATIONS + position * rule::DESTINATION_WORDS;
-    let outcome = match tables.word(destination) {
+    pick.position = tables.word(table + pick.slot / 4) >> (8 * (pick.slot % 4)) & 0xff;
+    let destination = base + rule::DESTINATIONS + pick.position * rule::DESTINATION_WORDS;
+    pick.destination = tables.word(destination + 1);
+    pick.outcome = match tables.word(destination) {
         _ if slots == 0 => Outcome::Empty,
         rule::BROKEN => Outcome::Broken,
-        id => endpoint(tables, id, hash),
+        id => endpoint(tables, id, pick),
     };
-    Some(Pick { rule, hash, slot, position, destination: tables.word(destination + 1), outcome })
+    true
 }
 
 #[inline(always)]
-fn endpoint<A: Address, T: Tables<A>>(tables: &T, id: u32, hash: FlowHash) -> Outcome<A> {
+fn endpoint<A: Address, T: Tables<A>>(tables: &T, id: u32, pick: &mut Pick<A>) -> Outcome {
     let base = tables.subset(id).offset();
     let slots = tables.word(base + subset::SLOTS);
     if slots == 0 {
         return Outcome::Empty;
     }
-    let slot = hash.backend_slot(slots);
+    pick.backend_slot = pick.hash.backend_slot(slots);
     let table = base + subset::BACKENDS + tables.word(base + subset::COUNT);
-    let position = tables.word(table + slot / 2) >> (16 * (slot % 2)) & 0xffff;
-    let id = tables.word(base + subset::BACKENDS + position);
-    match tables.backend(id) {
-        Some(backend) => Outcome::Backend { id, slot, backend },
+    let position = tables.word(table + pick.backend_slot / 2) >> (16 * (pick.backend_slot % 2)) & 0xffff;
+    pick.backend_id = tables.word(base + subset::BACKENDS + position);
+    match tables.backend(pick.backend_id) {
+        Some(backend) => {
+            pick.backend = backend;
+            Outcome::Backend
+        }
         None => Outcome::Empty,
     }
 }

@@ -3,9 +3,12 @@
 //! The layouts here are shared by the kernel program and every agent version that adopts its pinned maps: a change of any
 //! of them is a change of [`LAYOUT`]. All types are free of padding (asserted below), so their bytes are their meaning.
 
+use core::ops::{Deref, DerefMut};
+
 use crate::{
     conntrack::State,
     flow::{Address, Tuple, V4, V6},
+    packet::Packet,
     verdict::Reason,
     wire::{Be16, Mac},
 };
@@ -66,6 +69,16 @@ pub enum Side {
     Backend = 1,
 }
 
+impl Side {
+    #[inline(always)]
+    pub const fn opposite(self) -> Side {
+        match self {
+            Side::Client => Side::Backend,
+            Side::Backend => Side::Client,
+        }
+    }
+}
+
 /// One direction of a flow. The other direction's key is `to.reverse()`, and its `to` is this one's key reversed,
 /// so either entry can restore the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +95,8 @@ pub struct FlowEntry<A> {
     pub destination: u32,
     pub state: State,
     pub side: Side,
-    pub reserved: u16,
+    /// Bytes of IP that fit through `hop`.
+    pub mtu: u16,
 }
 
 /// One direction of a flow whose handshake is not complete.
@@ -207,11 +221,10 @@ impl PortUse {
 /// Answer of a route lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    Hop(Hop),
-    /// The route leads out of the interface but the neighbour's link address is not known yet.
+    /// With the route's MTU in bytes of IP.
+    Hop(Hop, u16),
+    /// The route is there but the neighbour's link address is not known yet.
     NoNeighbour,
-    /// The frame is larger than the route's MTU (bytes of IP).
-    TooBig(u16),
     None,
 }
 
@@ -232,17 +245,31 @@ pub enum PutError {
 /// Everything the decision may look up or write for one address family. The kernel implements it over BPF maps, the
 /// agent over ordinary memory.
 pub trait Tables<A: Address> {
+    /// An entry where it lies: copying one costs more than looking it up.
+    type Flow<'a>: Deref<Target = FlowEntry<A>>
+    where
+        Self: 'a;
+    type Pending<'a>: Deref<Target = PendingEntry<A>>
+    where
+        Self: 'a;
+
+    type Scratch<'a>: DerefMut<Target = Packet<A>>
+    where
+        Self: 'a;
+
+    /// Room for one packet; never taken twice at a time.
+    fn scratch(&self) -> Option<Self::Scratch<'_>>;
     fn settings(&self) -> Settings;
     /// Ticks of a coarse clock; wraps.
     fn now(&self) -> u32;
     fn port_in_use(&self, usage: PortUse, port: Be16) -> bool;
 
-    fn flow(&self, key: &Tuple<A>) -> Option<FlowEntry<A>>;
+    fn flow(&self, key: &Tuple<A>) -> Option<Self::Flow<'_>>;
     fn touch_flow(&self, key: &Tuple<A>, change: impl FnOnce(&mut FlowEntry<A>));
     fn put_flow(&self, key: &Tuple<A>, entry: &FlowEntry<A>, put: Put) -> Result<(), PutError>;
     fn drop_flow(&self, key: &Tuple<A>);
 
-    fn pending(&self, key: &Tuple<A>) -> Option<PendingEntry<A>>;
+    fn pending(&self, key: &Tuple<A>) -> Option<Self::Pending<'_>>;
     fn touch_pending(&self, key: &Tuple<A>, change: impl FnOnce(&mut PendingEntry<A>));
     fn put_pending(&self, key: &Tuple<A>, entry: &PendingEntry<A>, put: Put) -> Result<(), PutError>;
     fn drop_pending(&self, key: &Tuple<A>);
@@ -258,8 +285,8 @@ pub trait Tables<A: Address> {
     fn word(&self, index: u32) -> u32;
     fn backend(&self, id: u32) -> Option<Backend<A>>;
 
-    /// Next hop for a packet of ours from `from` to `to` with `ip_len` bytes of IP.
-    fn route(&self, from: &A, to: &A, ip_len: u16) -> Route;
+    /// Next hop for a packet of ours from `from` to `to`.
+    fn route(&self, from: &A, to: &A) -> Route;
 
     fn count(&self, reason: Reason);
     fn count_backend(&self, stats: u32, side: Side, bytes: u64);

@@ -1,6 +1,6 @@
 //! Every outcome a packet can have, by name. Each packet ends in exactly one [`Reason`], and each reason has its counter.
 
-use crate::{flow::Tuple, table::Hop};
+use crate::table::Hop;
 
 macro_rules! reasons {
     ($($variant:ident = $name:literal, $meaning:literal;)*) => {
@@ -33,7 +33,7 @@ reasons! {
     PassAddress = "pass.address", "a listener's port on an address that is no VIP, or a reply of no flow";
     PassFragment = "pass.fragment", "a later fragment whose first fragment was not seen";
     PassIcmp = "pass.icmp", "an ICMP message that is no error about one of our flows";
-    PassNoNeighbour = "pass.no-neighbour", "rewritten and handed to the host, which must first resolve the next hop's link address";
+    PassRewritten = "pass.rewritten", "rewritten and left to the host to send: the next hop's link address is not known yet, or the packet must be fragmented";
     DropNoRoute = "drop.no-route", "the host has no route to the rewritten destination";
     DropTtl = "drop.ttl", "time to live ran out";
     DropReset = "drop.reset", "a RST for a flow that is not known";
@@ -51,23 +51,17 @@ reasons! {
     ReplyTooBig = "reply.too-big", "larger than the next hop's MTU; answered with ICMP";
 }
 
-/// What happens to one TCP segment of ours.
+/// What happens to one TCP segment.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict<A> {
+pub enum Verdict {
     Pass(Reason),
     Drop(Reason),
     /// Answered with a TCP RST.
     Reject(Reason),
-    Forward(Forward<A>),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Forward<A> {
-    pub reason: Reason,
-    pub to: Tuple<A>,
-    /// `None`: the host must resolve the neighbour.
-    pub hop: Option<Hop>,
+    /// Larger than the next hop takes (bytes of IP); the sender is told.
+    TooBig(u16),
+    Forward(Reason),
 }
 
 /// What the adapter does with the frame, which is already rewritten.

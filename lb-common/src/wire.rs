@@ -104,6 +104,7 @@ pub mod ipv6 {
 /// RFC 9293.
 pub mod tcp {
     pub const MIN_LEN: usize = 20;
+    pub const MAX_LEN: usize = 60;
     pub const SEQ: usize = 4;
     pub const ACK: usize = 8;
     pub const OFFSET_FLAGS: usize = 12;

@@ -1,2 +1,17 @@
+//! Meltemi's kernel programs: entry points and adapters around `lb_common`. Nothing is decided here.
 #![no_std]
 #![no_main]
+
+mod ctx;
+mod ingress;
+mod maps;
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,178 @@
+//! The whole way of one frame: parse, decide, rewrite. What the kernel entry points call, and the tests.
+//!
+//! The fast path serves packets of settled flows and traffic that is none of ours; it writes nothing but counters. All else
+//! takes the slow path, which would give the same answer for every packet.
+
+use crate::{
+    decide::{decide, settled},
+    flow::{Tuple, V4, V6},
+    frame::Frame,
+    icmp,
+    packet::{Packet, Segment},
+    parse::{self, Fragment, Ip, Network, Room},
+    reject::{self, Answer},
+    rewrite::{Family, rewrite},
+    table::{FragmentKey, FragmentPorts, Hop, PortUse, Tables},
+    verdict::{Action, Reason, Verdict},
+    wire::{Be16, Be32, Mac, protocol, tcp},
+};
+
+/// Tables of both families.
+pub trait Host: Tables<V4> + Tables<V6> {}
+impl<T: Tables<V4> + Tables<V6>> Host for T {}
+
+/// Decides what happens to the frame, rewrites it, and counts the one reason.
+pub fn process<F: Frame, T: Host>(frame: &mut F, host: &T) -> Action {
+    match fast(frame, host) {
+        Some(action) => action,
+        None => slow(frame, host),
+    }
+}
+
+/// `None`: nothing was touched or counted, the slow path must decide.
+#[inline(always)]
+pub fn fast<F: Frame, T: Host>(frame: &mut F, host: &T) -> Option<Action> {
+    let (action, reason) = match parse::network(frame) {
+        Some(Network::Ipv4(at)) => fast_ip::<V4, F, T>(frame, host, at)?,
+        Some(Network::Ipv6(at)) => fast_ip::<V6, F, T>(frame, host, at)?,
+        Some(Network::Other) => (Action::Pass, Reason::PassNotIp),
+        None => (Action::Pass, Reason::PassMalformed),
+    };
+    Tables::<V4>::count(host, reason);
+    Some(action)
+}
+
+#[inline(always)]
+fn fast_ip<A: Family, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T, at: usize) -> Option<(Action, Reason)> {
+    let ip = match A::parse(frame, at, Room::Whole) {
+        Ok(ip) => ip,
+        Err(reason) => return Some((Action::Pass, reason)),
+    };
+    if ip.protocol != protocol::TCP {
+        return (ip.protocol != A::ICMP).then_some((Action::Pass, Reason::PassNotTcp));
+    }
+    if ip.fragment != Fragment::Whole {
+        return None;
+    }
+    let segment = match segment(frame, tables, &ip) {
+        Ok(segment) => segment,
+        Err(reason) => return Some((Action::Pass, reason)),
+    };
+    let entry = tables.flow(&segment.tuple)?;
+    if !settled(tables, &segment, &entry) {
+        return None;
+    }
+    tables.count_backend(entry.backend_stats, entry.side, segment.ip_len as u64);
+    Some(match rewrite(frame, &ip, &segment.tuple, &entry.to) {
+        Ok(()) => send(frame, &entry.hop, Reason::ForwardFlow),
+        Err(reason) => (Action::Drop, reason),
+    })
+}
+
+/// Decides about any frame.
+#[inline(always)]
+pub fn slow<F: Frame, T: Host>(frame: &mut F, host: &T) -> Action {
+    let (action, reason) = match parse::network(frame) {
+        Some(Network::Ipv4(at)) => slow_ip::<V4, F, T>(frame, host, at),
+        Some(Network::Ipv6(at)) => slow_ip::<V6, F, T>(frame, host, at),
+        Some(Network::Other) => (Action::Pass, Reason::PassNotIp),
+        None => (Action::Pass, Reason::PassMalformed),
+    };
+    Tables::<V4>::count(host, reason);
+    action
+}
+
+/// Each stage is a function of its own, so that their stack frames do not add up.
+#[inline(always)]
+fn slow_ip<A: Family + Answer, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T, at: usize) -> (Action, Reason) {
+    let Some(mut packet) = tables.scratch() else {
+        return (Action::Drop, Reason::DropRewrite);
+    };
+    match read(frame, tables, &mut packet, at) {
+        Err(reason) => (Action::Pass, reason),
+        Ok(Kind::Icmp) => icmp::process(frame, tables, &mut packet),
+        Ok(Kind::Tcp) => match decide(tables, &mut packet) {
+            Verdict::Pass(reason) => (Action::Pass, reason),
+            Verdict::Drop(reason) => (Action::Drop, reason),
+            Verdict::Reject(reason) => reflect(reject::reset(frame, &packet.ip, &packet.segment), reason),
+            Verdict::TooBig(mtu) => reflect(A::too_big(frame, &packet.ip, mtu), Reason::ReplyTooBig),
+            Verdict::Forward(reason) => deliver(frame, &packet, reason),
+        },
+    }
+}
+
+enum Kind {
+    Tcp,
+    Icmp,
+}
+
+#[inline(never)]
+fn read<A: Family, F: Frame, T: Tables<A>>(frame: &F, tables: &T, packet: &mut Packet<A>, at: usize) -> Result<Kind, Reason> {
+    packet.ip = A::parse(frame, at, Room::Whole)?;
+    if packet.ip.protocol == A::ICMP && packet.ip.fragment == Fragment::Whole {
+        return Ok(Kind::Icmp);
+    }
+    if packet.ip.protocol != protocol::TCP {
+        return Err(Reason::PassNotTcp);
+    }
+    packet.segment = segment(frame, tables, &packet.ip)?;
+    Ok(Kind::Tcp)
+}
+
+#[inline(never)]
+fn deliver<A: Family, F: Frame>(frame: &mut F, packet: &Packet<A>, reason: Reason) -> (Action, Reason) {
+    match rewrite(frame, &packet.ip, &packet.segment.tuple, &packet.to) {
+        Ok(()) => send(frame, &packet.hop, reason),
+        Err(reason) => (Action::Drop, reason),
+    }
+}
+
+#[inline(always)]
+fn reflect(written: Option<()>, reason: Reason) -> (Action, Reason) {
+    match written {
+        Some(()) => (Action::Reflect, reason),
+        None => (Action::Drop, Reason::DropRewrite),
+    }
+}
+
+/// Sets the link addresses and sends, or leaves the rewritten packet to the host where the neighbour is not known.
+#[inline(always)]
+pub(crate) fn send<F: Frame>(frame: &mut F, hop: &Hop, reason: Reason) -> (Action, Reason) {
+    if hop.ifindex == 0 {
+        return (Action::Pass, Reason::PassRewritten);
+    }
+    match frame.store::<[Mac; 2]>(0, [hop.destination, hop.source]) {
+        Some(()) => (Action::Send(*hop), reason),
+        None => (Action::Drop, Reason::DropRewrite),
+    }
+}
+
+/// Reads ports and flags, or, for a later fragment, looks its ports up. Packets whose ports concern nobody leave here.
+#[inline(always)]
+fn segment<A: Family, F: Frame, T: Tables<A>>(frame: &F, tables: &T, ip: &Ip<A>) -> Result<Segment<A>, Reason> {
+    let at = ip.transport;
+    let ip_len = (at - ip.at + ip.transport_len) as u32;
+    let wire_len = match frame.gso_size() {
+        0 => ip_len as u16,
+        payload => (at - ip.at + tcp::MIN_LEN + payload) as u16,
+    };
+    if let Fragment::Later(id) = ip.fragment {
+        let ports = tables.fragment(&FragmentKey { src: ip.src, dst: ip.dst, id }).ok_or(Reason::PassFragment)?;
+        let tuple = Tuple { src: ip.src, dst: ip.dst, sport: ports.sport, dport: ports.dport };
+        return Ok(Segment { tuple, flags: 0, seq: 0, ack: 0, ip_len, wire_len });
+    }
+    let [sport, dport]: [Be16; 2] = frame.load(at).ok_or(Reason::PassMalformed)?;
+    if !tables.port_in_use(PortUse::Listen, dport) && !tables.port_in_use(PortUse::Backend, sport) {
+        return Err(Reason::PassPort);
+    }
+    if ip.transport_len < tcp::MIN_LEN {
+        return Err(Reason::PassMalformed);
+    }
+    let [seq, ack]: [Be32; 2] = frame.load(at + tcp::SEQ).ok_or(Reason::PassMalformed)?;
+    let flags = frame.load::<Be16>(at + tcp::OFFSET_FLAGS).ok_or(Reason::PassMalformed)?.get() as u8;
+    if let Fragment::First(id) = ip.fragment {
+        tables.put_fragment(&FragmentKey { src: ip.src, dst: ip.dst, id }, &FragmentPorts { sport, dport });
+    }
+    let tuple = Tuple { src: ip.src, dst: ip.dst, sport, dport };
+    Ok(Segment { tuple, flags, seq: seq.get(), ack: ack.get(), ip_len, wire_len })
+}
