@@ -5,26 +5,22 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, num::NonZeroU16, sync::Arc};
 
-/// A source position of an object or one of its fields, 1-based, as people count.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Origin {
-    pub file: Arc<str>,
-    pub line: u32,
-    pub column: u32,
-}
+mod gateway;
+mod host;
+mod lint;
+mod mesh;
+mod parse;
+mod policy;
+mod registry;
+mod route;
+mod unsupported;
+mod workloads;
 
-/// `namespace/name` of an object.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectName {
-    pub namespace: Arc<str>,
-    pub name: Arc<str>,
-}
+#[cfg(test)]
+mod tests;
 
-impl fmt::Display for ObjectName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
+pub use crate::spec::{ObjectName, Origin};
+pub use parse::{Identity, Services, parse};
 
 /// Everything the configuration asks for, in a deterministic order.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -48,9 +44,17 @@ pub struct Listener {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Door {
     /// A Gateway server. Without `bind` it listens on every address of the agent (interfaces and `--vip`).
-    Gateway { gateway: ObjectName, bind: Option<IpAddr>, port: NonZeroU16 },
+    Gateway {
+        gateway: ObjectName,
+        bind: Option<IpAddr>,
+        port: NonZeroU16,
+    },
     /// A Service's ClusterIPs, or a ServiceEntry's addresses (mesh traffic).
-    Service { service: ObjectName, addresses: Vec<IpAddr>, port: NonZeroU16 },
+    Service {
+        service: ObjectName,
+        addresses: Vec<IpAddr>,
+        port: NonZeroU16,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,3 @@
+//! The commands, one file each. Nothing else in the crate sees this room.
+
+pub mod check;

@@ -1,0 +1,161 @@
+//! Tests of what configurations mean, from YAML text to the model.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::{
+    finding::{Finding, Severity, code},
+    spec::{Store, read},
+};
+
+/// The examples' YAML, one text an example.
+fn example(name: &str) -> String {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../manifests/examples")
+        .join(name);
+    let mut files: Vec<_> = std::fs::read_dir(&directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    assert!(!files.is_empty(), "{name} has no files");
+    files
+        .iter()
+        .map(|file| std::fs::read_to_string(file).unwrap())
+        .collect::<Vec<_>>()
+        .join("---\n")
+}
+
+fn identity() -> Identity {
+    Identity::default()
+}
+
+/// What several documents mean; the text of findings of the reading itself comes first.
+fn meaning_to(text: &str, identity: &Identity) -> (Model, Vec<Finding>) {
+    let mut store = Store::default();
+    let mut findings = store.merge(&[read(&Arc::from("a.yaml"), text)], &[]);
+    let (model, more) = parse(&store.specs(), identity);
+    findings.extend(more);
+    (model, findings)
+}
+
+fn meaning(text: &str) -> (Model, Vec<Finding>) {
+    meaning_to(text, &identity())
+}
+
+/// One line a listener: door, destinations with weights, and endpoints.
+fn sketch(model: &Model) -> Vec<String> {
+    model
+        .listeners
+        .iter()
+        .map(|listener| sketch_listener(model, listener))
+        .collect()
+}
+
+fn sketch_listener(model: &Model, listener: &Listener) -> String {
+    let door = match &listener.door {
+        Door::Gateway {
+            gateway,
+            bind: None,
+            port,
+        } => format!("{gateway} *:{port}"),
+        Door::Gateway {
+            gateway,
+            bind: Some(bind),
+            port,
+        } => format!("{gateway} {bind}:{port}"),
+        Door::Service {
+            service,
+            addresses,
+            port,
+        } => format!("{service} {addresses:?}:{port}"),
+    };
+    let Action::Tcp(rule) = &listener.action else {
+        return format!("{door} proxy {:?}", listener.protocol);
+    };
+    let destinations = rule
+        .destinations
+        .iter()
+        .map(|destination| match &destination.target {
+            Target::Broken(reason) => format!("{}={reason:?}", destination.weight),
+            Target::Cluster(name) => {
+                let endpoints = model.clusters[name].endpoints.iter();
+                let endpoints: Vec<_> = endpoints
+                    .map(|endpoint| format!("{}:{}", endpoint.address, endpoint.port))
+                    .collect();
+                format!("{}={name}[{}]", destination.weight, endpoints.join(" "))
+            }
+        });
+    format!(
+        "{door} {:?} {}",
+        rule.hash,
+        destinations.collect::<Vec<_>>().join(" ")
+    )
+}
+
+fn codes(findings: &[Finding]) -> Vec<(&'static str, Severity, String)> {
+    findings
+        .iter()
+        .map(|finding| (finding.code, finding.severity, finding.path.clone()))
+        .collect()
+}
+
+#[test]
+fn tcp_echo_is_split_twenty_to_eighty() {
+    let (model, findings) = meaning(&example("tcp-echo"));
+    assert_eq!(findings, []);
+    assert_eq!(
+        sketch(&model),
+        ["default/tcp-echo-gateway *:31400 Flow \
+          20=tcp-echo.default.svc.cluster.local:9000/v1[10.1.0.2:9000 fd00:1::2:9000] \
+          80=tcp-echo.default.svc.cluster.local:9000/v2[10.1.0.3:9000 fd00:1::3:9000]"]
+    );
+    let Action::Tcp(rule) = &model.listeners[0].action else {
+        panic!("not balanced")
+    };
+    assert_eq!(rule.match_index, Some(0));
+    assert_eq!(
+        rule.virtual_service.as_ref().unwrap().to_string(),
+        "default/tcp-echo"
+    );
+}
+
+#[test]
+fn the_other_examples() {
+    let (model, findings) = meaning(&example("three-way"));
+    assert_eq!(findings, []);
+    let Action::Tcp(rule) = &model.listeners[0].action else {
+        panic!("not balanced")
+    };
+    assert_eq!(
+        rule.destinations
+            .iter()
+            .map(|destination| destination.weight)
+            .collect::<Vec<_>>(),
+        [5, 5, 90]
+    );
+
+    let (model, findings) = meaning(&example("rejected-share"));
+    assert_eq!(
+        codes(&findings),
+        [(
+            code::NOT_FOUND,
+            Severity::Error,
+            "spec.tcp[0].route[1].destination.subset".into()
+        )]
+    );
+    assert!(sketch(&model)[0].ends_with(" 20=SubsetNotFound"));
+
+    let (model, findings) = meaning(&example("source-ip"));
+    assert_eq!(findings, []);
+    assert!(sketch(&model)[0].starts_with("default/tcp-echo-gateway *:31400 SourceIp 20="));
+
+    let (model, findings) = meaning(&example("mesh"));
+    assert_eq!(findings, []);
+    assert_eq!(model.listeners.len(), 1);
+    assert!(
+        sketch(&model)[0].starts_with("default/tcp-echo [10.96.0.10]:9000 Flow 20="),
+        "{:?}",
+        sketch(&model)
+    );
+}

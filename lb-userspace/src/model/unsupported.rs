@@ -1,0 +1,345 @@
+//! Fields that are valid but change nothing here: not carried out, or without effect where they stand.
+
+use super::{mesh, parse::Context, route::VirtualService};
+use crate::{
+    finding::{Finding, Severity, code},
+    spec::{
+        Object,
+        istio::{
+            ClientTls, ClientTlsMode, DestinationRule, LoadBalancer, Resolution, SimpleBalancer,
+            TrafficPolicy,
+        },
+    },
+};
+
+/// Reports every such field of every object.
+pub fn fields(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    for service in &context.virtual_services {
+        virtual_service(service, findings);
+    }
+    for rule in &context.specs.destination_rules {
+        destination_rule(rule, findings);
+    }
+    for entry in &context.specs.service_entries {
+        let dynamic = matches!(
+            entry.spec.resolution,
+            Resolution::Dns | Resolution::DnsRoundRobin | Resolution::DynamicDns
+        );
+        if dynamic {
+            let message = "names are not resolved to endpoints";
+            let remedy = "Use `resolution: STATIC` with addresses.";
+            findings.push(entry.finding(
+                Severity::Warning,
+                code::UNSUPPORTED,
+                "spec.resolution",
+                message,
+                remedy,
+            ));
+        }
+        for (at, address) in entry.spec.addresses.iter().enumerate() {
+            let subnet = address
+                .parse::<ipnet::IpNet>()
+                .is_ok_and(|net| net.prefix_len() < net.max_prefix_len());
+            if subnet {
+                let path = format!("spec.addresses[{at}]");
+                let message = "a subnet of addresses is not carried out";
+                findings.push(entry.finding(
+                    Severity::Warning,
+                    code::UNSUPPORTED,
+                    path,
+                    message,
+                    "List single addresses.",
+                ));
+            }
+        }
+        for (at, endpoint) in entry
+            .spec
+            .endpoints
+            .iter()
+            .enumerate()
+            .filter(|(_, endpoint)| endpoint.address.starts_with("unix:"))
+        {
+            let _ = endpoint;
+            let path = format!("spec.endpoints[{at}].address");
+            let message = "a unix socket cannot be reached by packets";
+            findings.push(entry.finding(
+                Severity::Warning,
+                code::UNSUPPORTED,
+                path,
+                message,
+                "Use an IP address.",
+            ));
+        }
+    }
+}
+
+fn virtual_service(service: &VirtualService, findings: &mut Vec<Finding>) {
+    let lists = [
+        ("http", !service.spec.http.is_empty()),
+        ("tls", !service.spec.tls.is_empty()),
+    ];
+    for (name, _) in lists.iter().filter(|(_, there)| *there) {
+        let message =
+            format!("{name} routes need the userspace proxy, which this version does not have");
+        let path = format!("spec.{name}");
+        findings.push(service.finding(
+            Severity::Warning,
+            code::UNSUPPORTED,
+            path,
+            message,
+            "Only `tcp` routes are carried out.",
+        ));
+    }
+    let for_gateways = service
+        .spec
+        .gateways
+        .iter()
+        .any(|gateway| gateway != "mesh");
+    for (at, route) in service.spec.tcp.iter().enumerate() {
+        for (index, item) in route.r#match.iter().enumerate() {
+            let Some(item) = item else { continue };
+            let ignored = [
+                ("destinationSubnets", !item.destination_subnets.is_empty()),
+                ("sourceLabels", !item.source_labels.is_empty()),
+                (
+                    "sourceNamespace",
+                    item.source_namespace
+                        .as_deref()
+                        .is_some_and(|text| !text.is_empty()),
+                ),
+            ];
+            let at_gateway = match item.gateways.as_slice() {
+                [] => for_gateways,
+                gateways => gateways.iter().any(|gateway| gateway != "mesh"),
+            };
+            let path = format!("spec.tcp[{at}].match[{index}]");
+            for (field, _) in ignored.iter().filter(|(_, there)| *there && at_gateway) {
+                let message = format!(
+                    "{field} has no effect at a gateway, in Istio as here: only `port` and `gateways` are looked at"
+                );
+                let remedy = if mesh::for_mesh(&service.spec) {
+                    "Set `gateways: [mesh]` in this match."
+                } else {
+                    "Remove it."
+                };
+                findings.push(service.finding(
+                    Severity::Warning,
+                    code::NO_EFFECT,
+                    format!("{path}.{field}"),
+                    message,
+                    remedy,
+                ));
+            }
+            if item.source_subnet.is_some() {
+                let message = "sourceSubnet has no effect, in Istio as here";
+                findings.push(service.finding(
+                    Severity::Warning,
+                    code::NO_EFFECT,
+                    format!("{path}.sourceSubnet"),
+                    message,
+                    "Remove it.",
+                ));
+            }
+        }
+    }
+}
+
+fn destination_rule(rule: &Object<DestinationRule>, findings: &mut Vec<Finding>) {
+    if rule.spec.workload_selector.is_some() {
+        let message = "the rule is used for every client, not only for the selected ones";
+        findings.push(rule.finding(
+            Severity::Warning,
+            code::UNSUPPORTED,
+            "spec.workloadSelector",
+            message,
+            "Remove it.",
+        ));
+    }
+    if let Some(policy) = &rule.spec.traffic_policy {
+        traffic_policy(rule, "spec.trafficPolicy", policy, findings);
+    }
+    for (at, subset) in rule.spec.subsets.iter().enumerate() {
+        if let Some(policy) = &subset.traffic_policy {
+            traffic_policy(
+                rule,
+                &format!("spec.subsets[{at}].trafficPolicy"),
+                policy,
+                findings,
+            );
+        }
+    }
+}
+
+fn traffic_policy(
+    rule: &Object<DestinationRule>,
+    path: &str,
+    policy: &TrafficPolicy,
+    findings: &mut Vec<Finding>,
+) {
+    let mut fields = vec![
+        (
+            "connectionPool",
+            policy.connection_pool.is_some(),
+            "limits of connections are not carried out",
+        ),
+        (
+            "outlierDetection",
+            policy.outlier_detection.is_some(),
+            "failing endpoints are not ejected",
+        ),
+        (
+            "retryBudget",
+            policy.retry_budget.is_some(),
+            "requests are not retried",
+        ),
+        (
+            "tunnel",
+            policy.tunnel.is_some(),
+            "tunnels need the userspace proxy, which this version does not have",
+        ),
+        (
+            "proxyProtocol",
+            policy.proxy_protocol.is_some(),
+            "the PROXY header needs the userspace proxy, which this version does not have",
+        ),
+    ];
+    fields.retain(|(_, there, _)| *there);
+    for (field, _, message) in fields {
+        findings.push(unsupported(rule, format!("{path}.{field}"), message));
+    }
+    blocks(
+        rule,
+        path,
+        policy.load_balancer.as_ref(),
+        policy.tls.as_ref(),
+        findings,
+    );
+    for (at, port) in policy.port_level_settings.iter().enumerate() {
+        let path = format!("{path}.portLevelSettings[{at}]");
+        if port.connection_pool.is_some() {
+            findings.push(unsupported(
+                rule,
+                format!("{path}.connectionPool"),
+                "limits of connections are not carried out",
+            ));
+        }
+        if port.outlier_detection.is_some() {
+            findings.push(unsupported(
+                rule,
+                format!("{path}.outlierDetection"),
+                "failing endpoints are not ejected",
+            ));
+        }
+        blocks(
+            rule,
+            &path,
+            port.load_balancer.as_ref(),
+            port.tls.as_ref(),
+            findings,
+        );
+    }
+}
+
+fn blocks(
+    rule: &Object<DestinationRule>,
+    path: &str,
+    balancer: Option<&LoadBalancer>,
+    tls: Option<&ClientTls>,
+    findings: &mut Vec<Finding>,
+) {
+    if tls.is_some_and(|tls| tls.mode.unwrap_or_default() != ClientTlsMode::Disable) {
+        let message = "TLS to endpoints needs the userspace proxy, which this version does not have: listeners that route here are not served";
+        findings.push(unsupported(rule, format!("{path}.tls"), message));
+    }
+    if let Some(balancer) = balancer {
+        load_balancer(rule, &format!("{path}.loadBalancer"), balancer, findings);
+    }
+}
+
+fn load_balancer(
+    rule: &Object<DestinationRule>,
+    path: &str,
+    balancer: &LoadBalancer,
+    findings: &mut Vec<Finding>,
+) {
+    let simple = match balancer.simple {
+        Some(SimpleBalancer::LeastRequest | SimpleBalancer::LeastConn) => {
+            Some("endpoints are chosen by a hash of the connection, not by the fewest connections")
+        }
+        Some(SimpleBalancer::Passthrough) => {
+            Some("the client's own choice of endpoint is not followed")
+        }
+        Some(SimpleBalancer::RoundRobin | SimpleBalancer::Random | SimpleBalancer::Unspecified)
+        | None => None,
+    };
+    if let Some(message) = simple {
+        findings.push(unsupported(rule, format!("{path}.simple"), message));
+    }
+    let fields = [
+        (
+            "localityLbSetting",
+            balancer.locality_lb_setting.is_some(),
+            "localities are not told apart",
+        ),
+        (
+            "zoneAwareLbSetting",
+            balancer.zone_aware_lb_setting.is_some(),
+            "zones are not told apart",
+        ),
+        (
+            "warmup",
+            balancer.warmup.is_some(),
+            "new endpoints get their full share at once",
+        ),
+        (
+            "warmupDurationSecs",
+            balancer.warmup_duration_secs.is_some(),
+            "new endpoints get their full share at once",
+        ),
+    ];
+    for (field, _, message) in fields.iter().filter(|(_, there, _)| *there) {
+        findings.push(unsupported(rule, format!("{path}.{field}"), message));
+    }
+    let Some(hash) = &balancer.consistent_hash else {
+        return;
+    };
+    let keys = [
+        ("httpHeaderName", hash.http_header_name.is_some()),
+        ("httpCookie", hash.http_cookie.is_some()),
+        (
+            "httpQueryParameterName",
+            hash.http_query_parameter_name.is_some(),
+        ),
+    ];
+    for (field, _) in keys.iter().filter(|(_, there)| *there) {
+        let message = "the key is read from HTTP requests and has no effect on TCP connections";
+        let path = format!("{path}.consistentHash.{field}");
+        findings.push(rule.finding(
+            Severity::Warning,
+            code::NO_EFFECT,
+            path,
+            message,
+            "Use useSourceIp for TCP.",
+        ));
+    }
+    if hash.ring_hash.is_some() {
+        let message = "the hash is Maglev's; a ring is not built";
+        findings.push(rule.finding(
+            Severity::Info,
+            code::UNSUPPORTED,
+            format!("{path}.consistentHash.ringHash"),
+            message,
+            "",
+        ));
+    }
+}
+
+fn unsupported(rule: &Object<DestinationRule>, path: String, message: &str) -> Finding {
+    rule.finding(
+        Severity::Warning,
+        code::UNSUPPORTED,
+        path,
+        message,
+        "Remove it, or accept that it is not carried out.",
+    )
+}

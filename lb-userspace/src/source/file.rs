@@ -1,0 +1,130 @@
+//! Configuration from files and directories: one complete reading at a time.
+//!
+//! Does not follow changes; that is [`super::watch`].
+
+use std::{
+    fs, io,
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use thiserror::Error;
+
+use crate::spec::{FileSpecs, read, refused};
+
+/// Largest file that is read, in bytes.
+pub const MAX_FILE: u64 = 64 << 20;
+
+/// A path that could not be read.
+#[derive(Debug, Error)]
+#[error("cannot read {}: {source}", path.display())]
+pub struct Unreadable {
+    pub path: PathBuf,
+    pub source: io::Error,
+}
+
+impl Unreadable {
+    /// Whether the path does not exist, rather than being out of reach.
+    pub fn is_gone(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}
+
+/// One reading of all paths.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// In the order of the paths given, a directory's files by name.
+    pub files: Vec<FileSpecs>,
+    pub unreadable: Vec<Unreadable>,
+}
+
+impl Loaded {
+    /// The paths that exist but could not be read, as [`crate::spec::Store::merge`] wants them.
+    pub fn out_of_reach(&self) -> Vec<Arc<str>> {
+        self.unreadable
+            .iter()
+            .filter(|path| !path.is_gone())
+            .map(|path| name(&path.path))
+            .collect()
+    }
+}
+
+/// Reads files, and of directories every `*.yaml`, `*.yml` and `*.json` directly in them.
+pub fn load<P: AsRef<Path>>(paths: &[P]) -> Loaded {
+    let mut loaded = Loaded::default();
+    for path in paths.iter().map(AsRef::as_ref) {
+        match files(path) {
+            Ok(files) => files
+                .into_iter()
+                .for_each(|file| load_file(&file, &mut loaded)),
+            Err(source) => loaded.unreadable.push(Unreadable {
+                path: path.to_owned(),
+                source,
+            }),
+        }
+    }
+    loaded
+}
+
+fn name(path: &Path) -> Arc<str> {
+    path.to_string_lossy().into()
+}
+
+fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if !fs::metadata(path)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let file = entry?.path();
+        if is_manifest(&file) && fs::metadata(&file).is_ok_and(|metadata| metadata.is_file()) {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Whether a directory's entry is to be read. Names starting with `.` are editors' files and, in a ConfigMap mount,
+/// the `..data` link behind the links that carry the real names.
+pub(super) fn is_manifest(path: &Path) -> bool {
+    let hidden = path
+        .file_name()
+        .is_none_or(|name| name.to_string_lossy().starts_with('.'));
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    !hidden && matches!(extension, Some("yaml" | "yml" | "json"))
+}
+
+fn load_file(path: &Path, loaded: &mut Loaded) {
+    let file = name(path);
+    match bytes(path) {
+        Err(source) => loaded.unreadable.push(Unreadable {
+            path: path.to_owned(),
+            source,
+        }),
+        Ok(bytes) if bytes.len() as u64 > MAX_FILE => {
+            let message = format!("the file is larger than {} MiB", MAX_FILE >> 20);
+            loaded
+                .files
+                .push(refused(&file, message, "Split it into several files."));
+        }
+        Ok(bytes) => loaded.files.push(match String::from_utf8(bytes) {
+            Ok(text) => read(&file, &text),
+            Err(_) => refused(
+                &file,
+                "the file is not UTF-8 text".into(),
+                "Save it as UTF-8.",
+            ),
+        }),
+    }
+}
+
+/// The file's bytes, at most one more than [`MAX_FILE`]: `/dev/zero` and growing files end too.
+fn bytes(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?
+        .take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

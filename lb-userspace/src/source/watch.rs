@@ -1,0 +1,1 @@
+//! Tells when files may have changed. Says neither what changed nor how.

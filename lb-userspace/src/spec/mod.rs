@@ -1,0 +1,26 @@
+//! The user's objects exactly as written, each with the file and line of every field.
+//!
+//! Text goes `yaml` -> `node` -> `read` -> `object`; `store` keeps the last good version. What the objects mean together
+//! is `model`'s.
+
+pub mod istio;
+pub mod kubernetes;
+
+mod foreign;
+mod node;
+mod object;
+mod read;
+mod scalar;
+mod store;
+mod time;
+mod typed;
+mod validate;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
+
+pub use node::{Position, Positions, push_field};
+pub use object::{Created, Key, Kind, Manifest, Object, ObjectName, Origin, Specs};
+pub use read::{FileSpecs, Item, Outcome, read, refused};
+pub use store::Store;

@@ -1,0 +1,487 @@
+//! Documents to objects: which kind a document is of, its identity, and its fields in the kind's types.
+//!
+//! An object that does not fit rejects itself alone. Nothing here looks from one object to another.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, de::DeserializeOwned};
+
+use super::{
+    foreign, istio, kubernetes,
+    node::{Flat, Node, Position, Positions, Value},
+    object::{Created, Key, Kind, Manifest, Object, ObjectName},
+    time, typed,
+    validate::{self, Refusal},
+    yaml,
+};
+use crate::finding::{Finding, Severity, code};
+
+/// Namespace of an object that names none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// What one file holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FileSpecs {
+    pub file: Arc<str>,
+    /// Every object that could be told apart, in the order of the text.
+    pub items: Vec<Item>,
+    /// Whether some part of the file could not be read at all, so that objects may be hidden in it.
+    pub incomplete: bool,
+    /// How many objects of each kind there are, also of kinds that Meltemi does not read.
+    pub kinds: BTreeMap<String, usize>,
+    pub findings: Vec<Finding>,
+}
+
+/// One object of a kind that Meltemi reads.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Item {
+    pub key: Key,
+    pub start: Position,
+    pub outcome: Outcome,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    Valid(Manifest),
+    /// Broken; findings say how.
+    Rejected,
+}
+
+/// Reads a file's text. Never fails: what cannot be read becomes a finding.
+pub fn read(file: &Arc<str>, text: &str) -> FileSpecs {
+    let mut reader = Reader {
+        specs: unreadable(file),
+    };
+    for document in yaml::documents(text) {
+        match document {
+            Ok(node) => reader.document(node),
+            Err(error) => {
+                reader.specs.incomplete = true;
+                let message = format!("this is not valid YAML: {}", error.message);
+                reader.report(
+                    Severity::Error,
+                    code::SYNTAX,
+                    error.position,
+                    "",
+                    message,
+                    "Nothing of this document is used.",
+                );
+            }
+        }
+    }
+    reader.specs
+}
+
+/// A file of which nothing is known, to which findings are added.
+fn unreadable(file: &Arc<str>) -> FileSpecs {
+    FileSpecs {
+        file: file.clone(),
+        items: vec![],
+        incomplete: false,
+        kinds: BTreeMap::new(),
+        findings: vec![],
+    }
+}
+
+/// A file that is refused as a whole.
+pub fn refused(file: &Arc<str>, message: String, remedy: &str) -> FileSpecs {
+    let mut reader = Reader {
+        specs: unreadable(file),
+    };
+    reader.specs.incomplete = true;
+    reader.report(
+        Severity::Error,
+        code::SYNTAX,
+        Position { line: 1, column: 1 },
+        "",
+        message,
+        remedy,
+    );
+    reader.specs
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Metadata {
+    name: Option<String>,
+    namespace: Option<String>,
+    labels: istio::Labels,
+    creation_timestamp: Option<String>,
+}
+
+struct Reader {
+    specs: FileSpecs,
+}
+
+impl Reader {
+    fn report(
+        &mut self,
+        severity: Severity,
+        code: &'static str,
+        position: Position,
+        object: &str,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.specs.findings.push(Finding {
+            severity,
+            code,
+            file: self.specs.file.clone(),
+            line: position.line,
+            column: position.column,
+            object: object.to_owned(),
+            path: String::new(),
+            message: message.into(),
+            remedy: remedy.into(),
+        });
+    }
+
+    fn document(&mut self, node: Node) {
+        let list = node
+            .field("kind")
+            .and_then(Node::text)
+            .is_some_and(|kind| kind.ends_with("List"));
+        if !(list && node.field("items").is_some()) {
+            return self.object(node);
+        }
+        let Value::Mapping(entries) = node.value else {
+            return;
+        };
+        for entry in entries.into_iter().filter(|entry| entry.key == "items") {
+            match entry.value.value {
+                Value::Sequence(items) => items.into_iter().for_each(|item| self.object(item)),
+                Value::Null => {}
+                _ => {
+                    self.specs.incomplete = true;
+                    self.report(
+                        Severity::Error,
+                        code::INVALID,
+                        entry.position,
+                        "",
+                        "`items` is not a list",
+                        "",
+                    );
+                }
+            }
+        }
+    }
+
+    fn object(&mut self, node: Node) {
+        let text = |field: &str| node.field(field).and_then(Node::text).map(str::to_owned);
+        let (Some(kind), Some(api_version)) = (text("kind"), text("apiVersion")) else {
+            self.specs.incomplete = true;
+            let message = "this is no Kubernetes object: it lacks `apiVersion` or `kind`";
+            return self.report(
+                Severity::Error,
+                code::INVALID,
+                node.position,
+                "",
+                message,
+                "Write both, each as text.",
+            );
+        };
+        *self.specs.kinds.entry(kind.clone()).or_default() += 1;
+        match foreign::recognise(&kind, &api_version) {
+            Ok(kind) => self.known(kind, node),
+            Err(foreign) => {
+                let position = node
+                    .field("kind")
+                    .map_or(node.position, |kind| kind.position);
+                let name = node
+                    .field("metadata")
+                    .and_then(|metadata| metadata.field("name"))
+                    .and_then(Node::text);
+                let object = name.map_or(kind.clone(), |name| format!("{kind} {name}"));
+                self.report(
+                    foreign.severity,
+                    foreign.code,
+                    position,
+                    &object,
+                    foreign.message,
+                    foreign.remedy,
+                );
+            }
+        }
+    }
+
+    fn known(&mut self, kind: Kind, node: Node) {
+        let start = node.position;
+        let Flat {
+            mut json,
+            positions,
+            duplicates,
+        } = node.into_json();
+        let metadata = json
+            .as_object_mut()
+            .and_then(|fields| fields.shift_remove("metadata"))
+            .unwrap_or_default();
+        let mut draft = Draft {
+            kind,
+            file: self.specs.file.clone(),
+            positions,
+            problems: Vec::new(),
+            object: kind.name().into(),
+        };
+        let Some(metadata) =
+            draft.typed::<Metadata>(optional(metadata), "metadata", Unknown::Allowed)
+        else {
+            self.specs.incomplete = true;
+            self.specs.findings.append(&mut draft.problems);
+            return;
+        };
+        let Some(name) = metadata.name.as_deref().filter(|name| !name.is_empty()) else {
+            self.specs.incomplete = true;
+            draft.error(
+                "metadata",
+                "the object has no `metadata.name`",
+                "Give it a name.",
+            );
+            self.specs.findings.append(&mut draft.problems);
+            return;
+        };
+        let namespace = metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+        let key = Key {
+            kind,
+            name: ObjectName {
+                namespace: namespace.into(),
+                name: name.into(),
+            },
+        };
+        draft.object = key.to_string();
+        for duplicate in duplicates {
+            draft.error(
+                &duplicate.path,
+                "this key stands twice in one mapping",
+                "Remove one of the two.",
+            );
+        }
+        let created = draft.created(metadata.creation_timestamp.as_deref());
+        let manifest = draft.manifest(&key, created, metadata.labels, json);
+        let outcome = match manifest {
+            Some(manifest)
+                if !draft
+                    .problems
+                    .iter()
+                    .any(|problem| problem.severity == Severity::Error) =>
+            {
+                Outcome::Valid(manifest)
+            }
+            _ => Outcome::Rejected,
+        };
+        self.specs.findings.append(&mut draft.problems);
+        self.specs.items.push(Item {
+            key,
+            start,
+            outcome,
+        });
+    }
+}
+
+/// Fields a kind does not have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unknown {
+    /// Reported: the types here name every field of the kind.
+    Reported,
+    /// The kind has many fields that do not concern Meltemi.
+    Allowed,
+}
+
+/// An object on its way to a [`Manifest`].
+struct Draft {
+    kind: Kind,
+    file: Arc<str>,
+    positions: Positions,
+    problems: Vec<Finding>,
+    object: String,
+}
+
+impl Draft {
+    fn finding(
+        &mut self,
+        severity: Severity,
+        code: &'static str,
+        path: &str,
+        message: String,
+        remedy: String,
+    ) {
+        let position = self.positions.locate(path);
+        self.problems.push(Finding {
+            severity,
+            code,
+            file: self.file.clone(),
+            line: position.line,
+            column: position.column,
+            object: self.object.clone(),
+            path: path.to_owned(),
+            message,
+            remedy,
+        });
+    }
+
+    fn error(&mut self, path: &str, message: impl Into<String>, remedy: impl Into<String>) {
+        self.finding(
+            Severity::Error,
+            code::INVALID,
+            path,
+            message.into(),
+            remedy.into(),
+        );
+    }
+
+    fn typed<T: DeserializeOwned>(
+        &mut self,
+        json: serde_json::Value,
+        prefix: &str,
+        unknown: Unknown,
+    ) -> Option<T> {
+        let typed::Typed {
+            value,
+            unknown: extra,
+        } = typed::typed(json, prefix);
+        if unknown == Unknown::Reported {
+            for field in extra {
+                let remedy = match field.nearest {
+                    Some(nearest) => format!("Did you mean `{nearest}`?"),
+                    None => format!("{} has no such field; remove it.", self.kind.name()),
+                };
+                let message = "unknown field, it has no effect".to_owned();
+                self.finding(
+                    Severity::Warning,
+                    code::UNKNOWN_FIELD,
+                    &field.path,
+                    message,
+                    remedy,
+                );
+            }
+        }
+        match value {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.error(&error.path, error.message, error.remedy);
+                None
+            }
+        }
+    }
+
+    fn created(&mut self, text: Option<&str>) -> Created {
+        let Some(text) = text else {
+            return Created(None);
+        };
+        let time = time::parse_rfc3339(text);
+        if time.is_none() {
+            self.error(
+                "metadata.creationTimestamp",
+                format!("`{text}` is not a time"),
+                "Write it like 2026-01-31T12:00:00Z.",
+            );
+        }
+        Created(time)
+    }
+
+    fn manifest(
+        &mut self,
+        key: &Key,
+        created: Created,
+        labels: istio::Labels,
+        mut json: serde_json::Value,
+    ) -> Option<Manifest> {
+        let head = (key.clone(), created, labels);
+        Some(match self.kind {
+            Kind::Gateway => Manifest::Gateway(self.istio(head, json, validate::gateway)?),
+            Kind::VirtualService => {
+                Manifest::VirtualService(self.istio(head, json, validate::virtual_service)?)
+            }
+            Kind::DestinationRule => {
+                Manifest::DestinationRule(self.istio(head, json, validate::destination_rule)?)
+            }
+            Kind::ServiceEntry => {
+                Manifest::ServiceEntry(self.istio(head, json, validate::service_entry)?)
+            }
+            Kind::WorkloadEntry => {
+                Manifest::WorkloadEntry(self.istio(head, json, validate::workload_entry)?)
+            }
+            Kind::Service => {
+                let spec = json
+                    .as_object_mut()
+                    .and_then(|fields| fields.shift_remove("spec"))
+                    .unwrap_or_default();
+                let spec: kubernetes::Service =
+                    self.typed(optional(spec), "spec", Unknown::Allowed)?;
+                Manifest::Service(self.checked(head, spec, validate::service))
+            }
+            Kind::Endpoints => {
+                let spec = self.typed(json, "", Unknown::Allowed)?;
+                Manifest::Endpoints(self.checked(head, spec, validate::endpoints))
+            }
+            Kind::EndpointSlice => {
+                let spec = self.typed(json, "", Unknown::Allowed)?;
+                Manifest::EndpointSlice(self.checked(head, spec, validate::endpoint_slice))
+            }
+            Kind::Pod => {
+                let spec = self.typed(json, "", Unknown::Allowed)?;
+                Manifest::Pod(self.checked(head, spec, validate::pod))
+            }
+        })
+    }
+
+    fn istio<T: DeserializeOwned>(
+        &mut self,
+        head: (Key, Created, istio::Labels),
+        json: serde_json::Value,
+        check: impl FnOnce(&T) -> Vec<Refusal>,
+    ) -> Option<Arc<Object<T>>> {
+        let serde_json::Value::Object(mut fields) = json else {
+            return None;
+        };
+        let spec = fields.shift_remove("spec");
+        for field in fields
+            .keys()
+            .filter(|field| !matches!(field.as_str(), "apiVersion" | "kind" | "status"))
+        {
+            let mut path = String::new();
+            super::node::push_field(&mut path, field);
+            let message = "unknown field, it has no effect".to_owned();
+            let remedy = "Fields of these kinds belong under `spec`.".to_owned();
+            self.finding(
+                Severity::Warning,
+                code::UNKNOWN_FIELD,
+                &path,
+                message,
+                remedy,
+            );
+        }
+        let spec = self.typed(
+            optional(spec.unwrap_or_default()),
+            "spec",
+            Unknown::Reported,
+        )?;
+        Some(self.checked(head, spec, check))
+    }
+
+    fn checked<T>(
+        &mut self,
+        (key, created, labels): (Key, Created, istio::Labels),
+        spec: T,
+        check: impl FnOnce(&T) -> Vec<Refusal>,
+    ) -> Arc<Object<T>> {
+        for refusal in check(&spec) {
+            self.error(&refusal.path, refusal.message, refusal.remedy);
+        }
+        Arc::new(Object {
+            key,
+            created,
+            labels,
+            file: self.file.clone(),
+            positions: self.positions.clone(),
+            spec,
+        })
+    }
+}
+
+/// A field that is left out reads as an empty mapping.
+fn optional(json: serde_json::Value) -> serde_json::Value {
+    match json {
+        serde_json::Value::Null => serde_json::Value::Object(serde_json::Map::new()),
+        json => json,
+    }
+}
