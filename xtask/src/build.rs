@@ -1,0 +1,141 @@
+//! `cargo xtask build`: the BPF programs, then everything for this host with the programs embedded.
+//!
+//! The BPF build has a target directory of its own: another compiler, other flags, so nothing could be shared.
+
+use std::env::consts::ARCH;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+
+use crate::sh;
+use crate::toolchain::{Compiler, TARGET};
+use crate::tools::{self, Tools};
+
+/// Which profile the programs for this host get. The BPF programs are always optimised: the verifier asks for it.
+#[derive(clap::Args, Default)]
+pub struct Args {
+    /// Build for this host with the dev profile, into target/debug
+    #[arg(long)]
+    debug: bool,
+}
+
+/// What a build leaves behind.
+pub struct Built {
+    /// Directory with `meltemi`, `meltemi-demo`, ...
+    pub bin: PathBuf,
+    /// The BPF object, for MELTEMI_BPF_OBJECT.
+    pub object: PathBuf,
+}
+
+/// Sets up and builds all.
+pub fn build(args: &Args) -> Result<Built> {
+    let object = build_bpf(&tools::obtain()?)?;
+    let started = Instant::now();
+    sh::say("building for this host (some minutes the first time)");
+    let mut cargo = sh::cargo();
+    cargo
+        .args([
+            "build",
+            "--package",
+            "lb-userspace",
+            "--package",
+            "meltemi-tests",
+        ])
+        .env("MELTEMI_BPF_OBJECT", &object);
+    if !args.debug {
+        cargo.arg("--release");
+    }
+    sh::run(&mut cargo)?;
+    let bin = sh::root()
+        .join("target")
+        .join(if args.debug { "debug" } else { "release" });
+    sh::say(format!(
+        "built {} in {:.0} s",
+        bin.join("meltemi").display(),
+        started.elapsed().as_secs_f32()
+    ));
+    Ok(Built { bin, object })
+}
+
+/// Builds the BPF programs and puts them at target/bpf/meltemi.bpf.o.
+pub fn build_bpf(tools: &Tools) -> Result<PathBuf> {
+    let started = Instant::now();
+    let target_dir = sh::root().join("target/bpf");
+    let built = target_dir.join(TARGET).join("release/lb-ebpf");
+    let object = target_dir.join("meltemi.bpf.o");
+    sh::say(format!(
+        "building the BPF programs{}",
+        if built.exists() {
+            ""
+        } else {
+            " (about 40 s the first time: core is built from source)"
+        }
+    ));
+    let mut cargo = bpf_cargo(tools, "build")?;
+    cargo.arg("--release");
+    sh::run(&mut cargo)?;
+    let bytes =
+        fs::read(&built).with_context(|| format!("the build left no {}", built.display()))?;
+    // An unchanged object keeps its time, so that the agent which embeds it is not built again.
+    if fs::read(&object).ok().as_ref() != Some(&bytes) {
+        fs::write(&object, &bytes).with_context(|| format!("cannot write {}", object.display()))?;
+    }
+    sh::say(format!(
+        "built {} ({} KiB) in {:.0} s",
+        object.display(),
+        bytes.len() / 1024,
+        started.elapsed().as_secs_f32()
+    ));
+    Ok(object)
+}
+
+/// `cargo VERB` for lb-ebpf: BPF target, core from source, our flags.
+pub fn bpf_cargo(tools: &Tools, verb: &str) -> Result<std::process::Command> {
+    let mut cargo = tools.compiler.cargo();
+    cargo.args([
+        verb,
+        "--package",
+        "lb-ebpf",
+        "--target",
+        TARGET,
+        "-Z",
+        "build-std=core",
+    ]);
+    cargo.arg("--target-dir").arg(sh::root().join("target/bpf"));
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags(tools)?.join("\x1f"));
+    Ok(cargo)
+}
+
+fn flags(tools: &Tools) -> Result<Vec<String>> {
+    // aya-ebpf's bindings are per host architecture; cpu v3 is in every kernel since 5.1.
+    let mut flags = vec![
+        format!(
+            "--cfg=bpf_target_arch=\"{}\"",
+            if ARCH == "riscv64gc" { "riscv64" } else { ARCH }
+        ),
+        format!("-Clinker={}", tools.linker.path.display()),
+        "-Cdebuginfo=2".into(),
+        "-Clink-arg=--btf".into(),
+        "-Cpanic=abort".into(),
+        "-Ctarget-cpu=v3".into(),
+    ];
+    // The verifier lets packet loads be unaligned where the machine can do them; without this feature the compiler
+    // splits them into bytes.
+    let feature = "allows-misaligned-mem-access";
+    if knows_feature(&tools.compiler, feature)? {
+        flags.push(format!("-Ctarget-feature=+{feature}"));
+    }
+    Ok(flags)
+}
+
+fn knows_feature(compiler: &Compiler, feature: &str) -> Result<bool> {
+    let list =
+        sh::capture(
+            compiler
+                .rustc()
+                .args(["--print", "target-features", "--target", TARGET]),
+        )?;
+    Ok(list.split_whitespace().any(|word| word == feature))
+}

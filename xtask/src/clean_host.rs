@@ -1,0 +1,91 @@
+//! `cargo xtask clean-host`: removes what a run of ours left behind when it was killed. Prints what it removes.
+//!
+//! Only things by our names are touched: namespaces and links `mlt-*`, pins `meltemi*`, temporary directories `mlt-*`.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::{host, sh};
+
+/// Prefix of every namespace, link and temporary directory that tests, demonstration and bench make.
+const PREFIX: &str = "mlt-";
+const NAMESPACES: &str = "/run/netns";
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// Removes all of it.
+pub fn clean_host() -> Result<()> {
+    host::require_root(
+        "removing namespaces and pinned programs",
+        "cargo xtask clean-host",
+    )?;
+    let namespaces = named(Path::new(NAMESPACES), PREFIX);
+    for namespace in &namespaces {
+        end_processes(namespace);
+    }
+    for pin in named(Path::new(BPFFS), "meltemi") {
+        remove_pin(&pin)?;
+    }
+    for namespace in &namespaces {
+        let name = namespace.file_name().unwrap_or_default();
+        sh::run(sh::command("ip").args(["netns", "delete"]).arg(name))?;
+    }
+    for link in named(Path::new("/sys/class/net"), PREFIX) {
+        sh::run(
+            sh::command("ip")
+                .args(["link", "delete"])
+                .arg(link.file_name().unwrap_or_default()),
+        )?;
+    }
+    for dir in named(&env::temp_dir(), PREFIX) {
+        sh::say(format!("removing {}", dir.display()));
+        fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    }
+    sh::say("clean");
+    Ok(())
+}
+
+fn named(dir: &Path, prefix: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
+    let mut found: Vec<PathBuf> = entries
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with(prefix))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+/// Every process inside a namespace of ours is ours: nobody else knows its name.
+fn end_processes(namespace: &Path) {
+    let name = namespace.file_name().unwrap_or_default();
+    let pids = sh::capture(sh::command("ip").args(["netns", "pids"]).arg(name)).unwrap_or_default();
+    for pid in pids.split_whitespace() {
+        // It may have ended by itself meanwhile; then there is nothing to do.
+        if let Err(error) = sh::run(sh::command("kill").args(["-9", pid])) {
+            sh::say(format!("{error:#}"));
+        }
+    }
+}
+
+/// By the agent's own command where it is built, else by removing the pins, which detaches as well.
+fn remove_pin(pin: &Path) -> Result<()> {
+    let agent = sh::root().join("target/release/meltemi");
+    if agent.exists() {
+        if let Err(error) = sh::run(sh::command(&agent).arg("detach").arg("--pin").arg(pin)) {
+            sh::say(format!("{error:#}; removing the pins instead"));
+        }
+    }
+    if pin.exists() {
+        sh::say(format!("removing {}", pin.display()));
+        fs::remove_dir_all(pin).with_context(|| format!("cannot remove {}", pin.display()))?;
+    }
+    Ok(())
+}
