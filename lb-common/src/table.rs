@@ -171,13 +171,13 @@ impl Region {
 }
 
 /// Layout of a rule in the arena, in words:
-/// `[slots, hash key | destinations << 8, name low, name high] [subset, statistics] * destinations [4 slots a word]*`.
+/// `[slots, hash key | destinations << 8, name low, name high] [subset, statistics, name low, name high] * destinations [4 slots a word]*`.
 pub mod rule {
     pub const SLOTS: u32 = 0;
     pub const SHAPE: u32 = 1;
     pub const NAME: u32 = 2;
     pub const DESTINATIONS: u32 = 4;
-    pub const DESTINATION_WORDS: u32 = 2;
+    pub const DESTINATION_WORDS: u32 = 4;
     /// A slot is one byte.
     pub const MAX_DESTINATIONS: usize = 255;
     /// In place of a subset: the destination does not exist and answers RST.

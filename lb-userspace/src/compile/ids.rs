@@ -1,0 +1,138 @@
+//! Numbers for names. A name keeps its number across revisions; a freed number rests for one revision, so that a packet
+//! that still holds it meets nothing or its own, never a stranger.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// Numbers for one kind of thing, known by the 64-bit hash of its name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pool {
+    taken: HashMap<u64, u32>,
+    used: BTreeSet<u32>,
+    /// Freed by the revision before: not to be given out yet.
+    resting: BTreeSet<u32>,
+    free: BTreeSet<u32>,
+    next: u32,
+}
+
+impl Pool {
+    /// A pool in which `taken` is in use already, as found in the kernel.
+    pub fn recovered(taken: impl IntoIterator<Item = (u64, u32)>) -> Self {
+        let taken: HashMap<u64, u32> = taken.into_iter().collect();
+        let next = taken.values().max().map_or(0, |most| most + 1);
+        let used: BTreeSet<u32> = taken.values().copied().collect();
+        let free = (0..next).filter(|id| !used.contains(id)).collect();
+        Self { used: BTreeSet::new(), taken, resting: BTreeSet::new(), free, next }
+    }
+
+    /// Begins a revision: whatever is not asked for again until [`Pool::finish`] is freed.
+    pub fn begin(&mut self) {
+        self.used.clear();
+    }
+
+    pub fn id(&mut self, name: u64) -> u32 {
+        let id = match self.taken.get(&name) {
+            Some(id) => *id,
+            None => {
+                let id = self.free.pop_first().unwrap_or_else(|| {
+                    self.next += 1;
+                    self.next - 1
+                });
+                self.taken.insert(name, id);
+                id
+            }
+        };
+        self.used.insert(id);
+        id
+    }
+
+    pub fn finish(&mut self) {
+        self.free.append(&mut self.resting);
+        let used = &self.used;
+        let resting = &mut self.resting;
+        self.taken.retain(|_, id| {
+            let keep = used.contains(id);
+            if !keep {
+                resting.insert(*id);
+            }
+            keep
+        });
+    }
+}
+
+/// Everything that has a number.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ids {
+    pub rules: Pool,
+    pub subsets: Pool,
+    pub destination_stats: Pool,
+    pub backend_stats: Pool,
+    pub backends: Backends,
+}
+
+/// Backend ids only ever grow: a flow entry may name one for hours.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backends {
+    known: BTreeMap<std::net::SocketAddr, u32>,
+    next: u32,
+}
+
+impl Default for Backends {
+    fn default() -> Self {
+        // 0 is left out, so that a blank entry names no backend.
+        Self { known: BTreeMap::new(), next: 1 }
+    }
+}
+
+impl Backends {
+    pub fn recovered(known: impl IntoIterator<Item = (std::net::SocketAddr, u32)>, next: u32) -> Self {
+        let known: BTreeMap<_, _> = known.into_iter().collect();
+        let next = known.values().map(|id| id + 1).chain([next, 1]).max().unwrap_or(1);
+        Self { known, next }
+    }
+
+    pub fn id(&mut self, address: std::net::SocketAddr) -> u32 {
+        let next = &mut self.next;
+        *self.known.entry(address).or_insert_with(|| {
+            *next += 1;
+            *next - 1
+        })
+    }
+
+    /// Forgets every backend that `keep` does not name; it gets a new id should it return.
+    pub fn retain(&mut self, keep: impl Fn(u32) -> bool) {
+        self.known.retain(|_, id| keep(*id));
+    }
+
+    pub const fn next(&self) -> u32 {
+        self.next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_freed_number_rests_for_one_revision() {
+        let mut pool = Pool::default();
+        let mut revision = |names: &[u64]| {
+            pool.begin();
+            let ids: Vec<u32> = names.iter().map(|name| pool.id(*name)).collect();
+            pool.finish();
+            ids
+        };
+        assert_eq!(revision(&[10, 20]), [0, 1]);
+        assert_eq!(revision(&[10]), [0]);
+        assert_eq!(revision(&[10, 30]), [0, 2], "1 was freed by the revision before");
+        assert_eq!(revision(&[10, 30, 40]), [0, 2, 1]);
+    }
+
+    #[test]
+    fn a_backend_that_returns_gets_a_new_id() {
+        let mut backends = Backends::default();
+        let address = "10.0.0.1:80".parse().unwrap();
+        let first = backends.id(address);
+        backends.retain(|_| false);
+        assert_ne!(backends.id(address), first);
+    }
+}

@@ -1,0 +1,122 @@
+//! What every kernel table should hold for one revision. Tables are described here, not yet filled: two images can be
+//! compared without touching a slot. Comes only from `compile`; its `Display` is the golden files' format.
+
+use lb_common::{flow::HashKey, table::Forwarding};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
+    sync::Arc,
+};
+
+macro_rules! id {
+    ($name:ident, $meaning:literal) => {
+        #[doc = $meaning]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub u32);
+    };
+}
+
+id!(RuleId, "Position in the kernel's rule array. Freed by one revision, reused at the earliest by the next.");
+id!(SubsetId, "Position in the kernel's subset array, with the same rule of reuse.");
+id!(BackendId, "Key of the kernel's backend map. Never reused.");
+id!(StatsId, "Position in an array of counters, with the same rule of reuse.");
+
+/// An address and TCP port that clients connect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Vip {
+    pub address: IpAddr,
+    pub port: NonZeroU16,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Image {
+    pub vips: BTreeMap<Vip, RuleId>,
+    pub rules: BTreeMap<RuleId, RuleTable>,
+    pub subsets: BTreeMap<SubsetId, SubsetTable>,
+    pub backends: BTreeMap<BackendId, Backend>,
+}
+
+/// Level 1 of one rule.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RuleTable {
+    /// Identity across revisions and restarts.
+    pub name: Arc<str>,
+    pub hash: HashKey,
+    pub destinations: Vec<RuleDestination>,
+    /// Position of the rule's listener in the model it was compiled from. Not part of what the kernel holds.
+    pub listener: usize,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RuleDestination {
+    /// Identity within the rule.
+    pub name: Arc<str>,
+    pub weight: u32,
+    /// `None`: the destination does not exist and answers RST.
+    pub subset: Option<SubsetId>,
+    pub stats: StatsId,
+}
+
+/// Level 2 of one subset and address family.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SubsetTable {
+    pub name: Arc<str>,
+    /// Sorted by address; empty answers RST.
+    pub members: Vec<SubsetMember>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubsetMember {
+    pub backend: BackendId,
+    pub address: SocketAddr,
+    pub weight: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backend {
+    pub address: SocketAddr,
+    pub forwarding: Forwarding,
+    /// This host's address towards it.
+    pub source: IpAddr,
+    pub stats: StatsId,
+}
+
+impl RuleTable {
+    /// Whether the kernel's table is the same; where the rule was written down does not matter to it.
+    pub fn same_table(&self, other: &RuleTable) -> bool {
+        self.name == other.name && self.hash == other.hash && self.destinations == other.destinations
+    }
+}
+
+/// The 64-bit hash by which names are known in kernel tables (FNV-1a, mixed).
+pub fn name_hash(name: &str) -> u64 {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01b3));
+    lb_common::flow::mix(hash)
+}
+
+impl fmt::Display for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (vip, rule) in &self.vips {
+            writeln!(f, "vip {} rule {}", SocketAddr::new(vip.address, vip.port.get()), rule.0)?;
+        }
+        for (id, rule) in &self.rules {
+            writeln!(f, "rule {} {:?} {}", id.0, rule.hash, rule.name)?;
+            for destination in &rule.destinations {
+                let subset = destination.subset.map_or("broken".to_owned(), |id| format!("subset {}", id.0));
+                writeln!(f, "  weight {} {subset} stats {} {}", destination.weight, destination.stats.0, destination.name)?;
+            }
+        }
+        for (id, subset) in &self.subsets {
+            writeln!(f, "subset {} {}", id.0, subset.name)?;
+            for member in &subset.members {
+                writeln!(f, "  backend {} weight {} {}", member.backend.0, member.weight, member.address)?;
+            }
+        }
+        for (id, backend) in &self.backends {
+            writeln!(f, "backend {} {} {:?} from {} stats {}", id.0, backend.address, backend.forwarding, backend.source, backend.stats.0)?;
+        }
+        Ok(())
+    }
+}
