@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod compile;
+pub mod dataplane;
 pub mod finding;
 pub mod image;
 pub mod model;

@@ -1,0 +1,91 @@
+//! Described tables to arena words and kernel values: the writing side of `lb_common::table`'s layouts.
+
+use crate::{
+    compile::{maglev, shares},
+    image::{Backend, RuleTable, SubsetTable, name_hash},
+};
+use lb_common::{
+    flow::{V4, V6},
+    table::{self, rule},
+    wire::{Be16, Be32},
+};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Words of a rule's table (`lb_common::table::rule`).
+pub fn rule(table: &RuleTable) -> Vec<u32> {
+    let shares: Vec<shares::Share> =
+        table.destinations.iter().map(|destination| shares::Share { seed: name_hash(&destination.name), weight: destination.weight }).collect();
+    let slots = if shares.iter().any(|share| share.weight > 0) { shares::slots(&shares) } else { 0 };
+    let name = name_hash(&table.name);
+    let mut words = vec![slots, table.hash as u32 | (table.destinations.len() as u32) << 8, name as u32, (name >> 32) as u32];
+    for destination in &table.destinations {
+        let name = name_hash(&destination.name);
+        let subset = destination.subset.map_or(rule::BROKEN, |id| id.0);
+        words.extend([subset, destination.stats.0, name as u32, (name >> 32) as u32]);
+    }
+    if slots > 0 {
+        words.extend(shares::fill(&shares, slots).chunks(4).map(|bytes| bytes.iter().rev().fold(0, |word, byte| word << 8 | *byte as u32)));
+    }
+    words
+}
+
+/// Words of a subset's table (`lb_common::table::subset`).
+pub fn subset(table: &SubsetTable) -> Vec<u32> {
+    let members: Vec<maglev::Member> =
+        table.members.iter().map(|member| maglev::Member { seed: name_hash(&member.address.to_string()), weight: member.weight }).collect();
+    let slots = maglev::slots(members.len());
+    let name = name_hash(&table.name);
+    let mut words = vec![slots, members.len() as u32, name as u32, (name >> 32) as u32];
+    words.extend(table.members.iter().map(|member| member.backend.0));
+    if slots > 0 {
+        words.extend(maglev::fill(&members, slots).chunks(2).map(|pair| pair.iter().rev().fold(0, |word, slot| word << 16 | *slot as u32)));
+    }
+    words
+}
+
+/// An address of one family as kernel tables hold it.
+pub trait Encode: lb_common::flow::Address {
+    fn encode(address: IpAddr) -> Option<Self>;
+    fn decode(self) -> IpAddr;
+
+    /// `None`: the backend is of the other family.
+    fn backend(backend: &Backend) -> Option<table::Backend<Self>> {
+        Some(table::Backend {
+            address: Self::encode(backend.address.ip())?,
+            source: Self::encode(backend.source)?,
+            port: Be16::new(backend.address.port()),
+            forwarding: backend.forwarding,
+            reserved: 0,
+            stats: backend.stats.0,
+        })
+    }
+}
+
+impl Encode for V4 {
+    fn encode(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V4(address) => Some(V4(Be32::new(address.to_bits()))),
+            IpAddr::V6(_) => None,
+        }
+    }
+
+    fn decode(self) -> IpAddr {
+        Ipv4Addr::from_bits(self.0.get()).into()
+    }
+}
+
+impl Encode for V6 {
+    fn encode(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V6(address) => {
+                let bits = address.to_bits();
+                Some(V6([96, 64, 32, 0].map(|shift| Be32::new((bits >> shift) as u32))))
+            }
+            IpAddr::V4(_) => None,
+        }
+    }
+
+    fn decode(self) -> IpAddr {
+        Ipv6Addr::from_bits(self.0.iter().fold(0u128, |bits, word| bits << 32 | word.get() as u128)).into()
+    }
+}

@@ -1,0 +1,391 @@
+//! The kernel's maps. The agent's only `unsafe` code: plain-data markers for map types, and the memory map that lets a
+//! table be written by ordinary stores.
+#![allow(unsafe_code)]
+
+use super::{
+    Maps, MapsError,
+    encode::{self, Encode},
+    memory::vip_key,
+    space::Space,
+};
+use crate::{
+    image::{BackendId, RuleId, SubsetId, Vip},
+    plan::Op,
+};
+use aya::{
+    Pod,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
+};
+use lb_common::{
+    flow::{Tuple, V4, V6},
+    table::{Backend, BackendStats, FlowEntry, PendingEntry, PortUse, Region, Settings, VipKey, rule, subset},
+    verdict::Reason,
+};
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, AsRawFd},
+    ptr::NonNull,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+};
+
+/// A type of `lb_common::table`: `repr(C)`, without padding, as asserted there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Plain<T>(pub T);
+
+macro_rules! plain {
+    ($($type:ty),*) => { $(
+        // SAFETY: `repr(C)` without padding (asserted in lb_common::table). Enum fields are only ever written by the
+        // program and this agent, which share the type.
+        unsafe impl Pod for Plain<$type> {}
+    )* };
+}
+
+plain!(Tuple<V4>, Tuple<V6>, FlowEntry<V4>, FlowEntry<V6>, PendingEntry<V4>, PendingEntry<V6>);
+plain!(VipKey<V4>, VipKey<V6>, Backend<V4>, Backend<V6>, Settings, BackendStats);
+
+/// A mmapable array map, seen as words that the program may read at any time.
+struct Mapped<W> {
+    words: NonNull<W>,
+    len: usize,
+    bytes: usize,
+}
+
+// SAFETY: the mapping is shared memory accessed through atomics only, from any thread.
+unsafe impl<W: Sync> Send for Mapped<W> {}
+
+impl<W> Mapped<W> {
+    /// `element`: bytes of one element of the array.
+    fn new(name: &'static str, map: &Map, element: usize) -> Result<Self, MapsError> {
+        let error = |source: io::Error| MapsError::Kernel { map: name, source: MapError::IoError(source) };
+        let Map::Array(data) = map else {
+            return Err(error(io::Error::other("not an array")));
+        };
+        let info = data.info().map_err(|source| MapsError::Kernel { map: name, source })?;
+        let bytes = (info.max_entries() as usize * element).next_multiple_of(4096);
+        // SAFETY: a fresh shared mapping of a map's pages; the kernel checks the length.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, data.fd().as_fd().as_raw_fd(), 0) };
+        match NonNull::new(at.cast()) {
+            Some(words) if at != libc::MAP_FAILED => Ok(Self { words, len: info.max_entries() as usize * element / size_of::<W>(), bytes }),
+            _ => Err(error(io::Error::last_os_error())),
+        }
+    }
+
+    fn words(&self) -> &[W] {
+        // SAFETY: the mapping is `len` words long and lives as long as `self`; W is an atomic, so others may write too.
+        unsafe { std::slice::from_raw_parts(self.words.as_ptr(), self.len) }
+    }
+}
+
+impl<W> Drop for Mapped<W> {
+    fn drop(&mut self) {
+        // SAFETY: the same address and length as mapped; nothing borrows it any more.
+        unsafe { libc::munmap(self.words.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// The maps of one address family.
+pub struct FamilyMaps<A>
+where
+    Plain<Tuple<A>>: Pod,
+    Plain<FlowEntry<A>>: Pod,
+    Plain<VipKey<A>>: Pod,
+    Plain<Backend<A>>: Pod,
+{
+    pub flows: HashMap<MapData, Plain<Tuple<A>>, Plain<FlowEntry<A>>>,
+    vips: HashMap<MapData, Plain<VipKey<A>>, u32>,
+    backends: HashMap<MapData, u32, Plain<Backend<A>>>,
+}
+
+/// All maps that the agent reads or writes.
+pub struct KernelMaps {
+    pub v4: FamilyMaps<V4>,
+    pub v6: FamilyMaps<V6>,
+    rules: Mapped<AtomicU64>,
+    subsets: Mapped<AtomicU64>,
+    arena: Mapped<AtomicU32>,
+    ports: Mapped<AtomicU64>,
+    settings: Array<MapData, Plain<Settings>>,
+    meta: Array<MapData, u64>,
+    counters: PerCpuArray<MapData, u64>,
+    backend_stats: PerCpuArray<MapData, Plain<BackendStats>>,
+    destination_stats: PerCpuArray<MapData, u64>,
+    space: Space,
+}
+
+/// What META's positions hold.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub enum Meta {
+    Layout = 0,
+    NextBackend = 1,
+    Revision = 2,
+    /// 1 where the agent turned forwarding on for the loopback interface: bit 0 IPv4, bit 1 IPv6.
+    Forwarding = 3,
+}
+
+impl KernelMaps {
+    /// Takes every map from `get`, by its name in the program.
+    pub fn open(mut get: impl FnMut(&'static str) -> Result<Map, MapError>) -> Result<Self, MapsError> {
+        let mut take = |map: &'static str| get(map).map_err(|source| MapsError::Kernel { map, source });
+        macro_rules! typed {
+            ($name:literal) => {
+                take($name)?.try_into().map_err(|source| MapsError::Kernel { map: $name, source })?
+            };
+        }
+        let arena: Mapped<AtomicU32> = Mapped::new("ARENA", &take("ARENA")?, 64)?;
+        let mut maps = Self {
+            v4: FamilyMaps { flows: typed!("FLOWS4"), vips: typed!("VIPS4"), backends: typed!("BACKENDS4") },
+            v6: FamilyMaps { flows: typed!("FLOWS6"), vips: typed!("VIPS6"), backends: typed!("BACKENDS6") },
+            rules: Mapped::new("RULES", &take("RULES")?, 8)?,
+            subsets: Mapped::new("SUBSETS", &take("SUBSETS")?, 8)?,
+            space: Space::new((arena.len / lb_common::table::ARENA_LINE) as u32),
+            arena,
+            ports: Mapped::new("PORTS", &take("PORTS")?, 8)?,
+            settings: typed!("SETTINGS"),
+            meta: typed!("META"),
+            counters: typed!("COUNTERS"),
+            backend_stats: typed!("BACKEND_STATS"),
+            destination_stats: typed!("DESTINATION_STATS"),
+        };
+        for region in maps.rules.words().iter().chain(maps.subsets.words()).map(|word| Region(word.load(Ordering::Acquire))) {
+            if region.words() > 0 {
+                maps.space.reserve(region);
+            }
+        }
+        Ok(maps)
+    }
+
+    pub fn set_settings(&mut self, settings: Settings) -> Result<(), MapsError> {
+        self.settings.set(0, Plain(settings), 0).map_err(|source| MapsError::Kernel { map: "SETTINGS", source })
+    }
+
+    pub fn meta(&self, position: Meta) -> Result<u64, MapsError> {
+        self.meta.get(&(position as u32), 0).map_err(|source| MapsError::Kernel { map: "META", source })
+    }
+
+    pub fn set_meta(&mut self, position: Meta, value: u64) -> Result<(), MapsError> {
+        self.meta.set(position as u32, value, 0).map_err(|source| MapsError::Kernel { map: "META", source })
+    }
+
+    /// Every counter by reason, summed over CPUs.
+    pub fn counters(&self) -> Result<Vec<(Reason, u64)>, MapsError> {
+        let error = |source| MapsError::Kernel { map: "COUNTERS", source };
+        Reason::ALL.iter().map(|reason| Ok((*reason, self.counters.get(&(*reason as u32), 0).map_err(error)?.iter().sum()))).collect()
+    }
+
+    pub fn backend_stats(&self, stats: u32) -> Result<BackendStats, MapsError> {
+        let values = self.backend_stats.get(&stats, 0).map_err(|source| MapsError::Kernel { map: "BACKEND_STATS", source })?;
+        Ok(values.iter().fold(BackendStats::default(), |sum, Plain(one)| BackendStats {
+            packets_in: sum.packets_in + one.packets_in,
+            bytes_in: sum.bytes_in + one.bytes_in,
+            packets_out: sum.packets_out + one.packets_out,
+            bytes_out: sum.bytes_out + one.bytes_out,
+            flows: sum.flows + one.flows,
+        }))
+    }
+
+    /// New flows of a destination since the maps were created.
+    pub fn destination_flows(&self, stats: u32) -> Result<u64, MapsError> {
+        let values = self.destination_stats.get(&stats, 0).map_err(|source| MapsError::Kernel { map: "DESTINATION_STATS", source })?;
+        Ok(values.iter().sum())
+    }
+
+    /// Lets packets of `port` through to the tables.
+    fn use_port(&self, usage: PortUse, port: u16) {
+        let (word, bit) = usage.position(port);
+        self.ports.words()[word as usize].fetch_or(bit, Ordering::Release);
+    }
+
+    /// Clears every port of the filter that `used` does not name: after this, packets of those ports are none of ours.
+    pub fn retain_ports(&self, used: impl Fn(PortUse, u16) -> bool) {
+        for usage in [PortUse::Listen, PortUse::Backend] {
+            for port in 0..=u16::MAX {
+                let (word, bit) = usage.position(port);
+                let word = &self.ports.words()[word as usize];
+                if word.load(Ordering::Relaxed) & bit != 0 && !used(usage, port) {
+                    word.fetch_and(!bit, Ordering::Release);
+                }
+            }
+        }
+    }
+
+    /// Writes a table into free room. Nothing points at it yet.
+    fn write(&mut self, words: &[u32]) -> Result<Region, MapsError> {
+        let needed = words.len() as u32;
+        let region = match self.space.take(needed) {
+            Some(region) => region,
+            None => {
+                grace_period();
+                self.space.wake();
+                self.space.take(needed).ok_or_else(|| MapsError::NoSpace { needed: needed / 256 + 1, free: self.space.free_words().1 / 256 })?
+            }
+        };
+        for (to, word) in self.arena.words()[region.offset() as usize..].iter().zip(words) {
+            to.store(*word, Ordering::Relaxed);
+        }
+        Ok(region)
+    }
+
+    fn put_rule(&mut self, id: RuleId, words: &[u32]) -> Result<(), MapsError> {
+        let limit = self.rules.len as u32;
+        if id.0 >= limit {
+            return Err(MapsError::Full { what: "rule", limit, option: "--max-rules" });
+        }
+        let region = self.write(words)?;
+        // One store puts the table in force on every CPU; Release: its words are there before.
+        let old = self.rules.words()[id.0 as usize].swap(region.0, Ordering::AcqRel);
+        self.space.rest(Region(old));
+        Ok(())
+    }
+
+    fn put_subset(&mut self, id: SubsetId, words: &[u32]) -> Result<(), MapsError> {
+        let limit = self.subsets.len as u32;
+        if id.0 >= limit {
+            return Err(MapsError::Full { what: "subset", limit, option: "--max-rules" });
+        }
+        let region = self.write(words)?;
+        let old = self.subsets.words()[id.0 as usize].swap(region.0, Ordering::AcqRel);
+        self.space.rest(Region(old));
+        Ok(())
+    }
+
+    /// What a former agent left: VIPs, the names of rules, destinations and subsets, and backends.
+    pub fn left(&self) -> Result<Left, MapsError> {
+        let word = |at: u32| self.arena.words().get(at as usize).map_or(0, |word| word.load(Ordering::Acquire));
+        let name = |at: u32| word(at) as u64 | (word(at + 1) as u64) << 32;
+        let regions = |table: &Mapped<AtomicU64>| -> Vec<(u32, Region)> {
+            let all = table.words().iter().enumerate().map(|(id, word)| (id as u32, Region(word.load(Ordering::Acquire))));
+            all.filter(|(_, region)| region.words() > 0).collect()
+        };
+        let mut left = Left::default();
+        for (id, region) in regions(&self.rules) {
+            left.rules.push((name(region.offset() + rule::NAME), RuleId(id)));
+            for position in 0..word(region.offset() + rule::SHAPE) >> 8 {
+                let at = region.offset() + rule::DESTINATIONS + position * rule::DESTINATION_WORDS;
+                left.destination_stats.push((name(at + 2), word(at + 1)));
+            }
+        }
+        left.subsets = regions(&self.subsets).into_iter().map(|(id, region)| (name(region.offset() + subset::NAME), SubsetId(id))).collect();
+        left.family(&self.v4, ["VIPS4", "BACKENDS4"])?;
+        left.family(&self.v6, ["VIPS6", "BACKENDS6"])?;
+        Ok(left)
+    }
+}
+
+/// Tables found in the kernel.
+#[derive(Debug, Default)]
+pub struct Left {
+    pub vips: Vec<(Vip, RuleId)>,
+    pub rules: Vec<(u64, RuleId)>,
+    pub destination_stats: Vec<(u64, u32)>,
+    pub subsets: Vec<(u64, SubsetId)>,
+    pub backends: Vec<(BackendId, crate::image::Backend)>,
+}
+
+impl Left {
+    fn family<A: Encode>(&mut self, maps: &FamilyMaps<A>, [vips, backends]: [&'static str; 2]) -> Result<(), MapsError>
+    where
+        Plain<Tuple<A>>: Pod,
+        Plain<FlowEntry<A>>: Pod,
+        Plain<VipKey<A>>: Pod,
+        Plain<Backend<A>>: Pod,
+    {
+        for entry in maps.vips.iter() {
+            let (Plain(key), rule) = entry.map_err(|source| MapsError::Kernel { map: vips, source })?;
+            if let Some(port) = std::num::NonZeroU16::new(key.port.get()) {
+                self.vips.push((Vip { address: key.address.decode(), port }, RuleId(rule)));
+            }
+        }
+        for entry in maps.backends.iter() {
+            let (id, Plain(backend)) = entry.map_err(|source| MapsError::Kernel { map: backends, source })?;
+            let address = SocketAddr::new(backend.address.decode(), backend.port.get());
+            let stats = crate::image::StatsId(backend.stats);
+            self.backends.push((BackendId(id), crate::image::Backend { address, forwarding: backend.forwarding, source: backend.source.decode(), stats }));
+        }
+        Ok(())
+    }
+}
+
+impl Maps for KernelMaps {
+    fn apply(&mut self, op: &Op) -> Result<(), MapsError> {
+        match op {
+            Op::PutBackend(id, backend) => {
+                self.use_port(PortUse::Backend, backend.address.port());
+                if let Some(value) = V4::backend(backend) {
+                    insert("BACKENDS4", &mut self.v4.backends, id.0, Plain(value))?;
+                }
+                if let Some(value) = V6::backend(backend) {
+                    insert("BACKENDS6", &mut self.v6.backends, id.0, Plain(value))?;
+                }
+                Ok(())
+            }
+            Op::PutSubset(id, table) => self.put_subset(*id, &encode::subset(table)),
+            Op::PutRule(id, table) => self.put_rule(*id, &encode::rule(table)),
+            Op::PutVip(vip, rule) => {
+                self.use_port(PortUse::Listen, vip.port.get());
+                if let Some(key) = vip_key::<V4>(vip) {
+                    insert("VIPS4", &mut self.v4.vips, Plain(key), rule.0)?;
+                }
+                if let Some(key) = vip_key::<V6>(vip) {
+                    insert("VIPS6", &mut self.v6.vips, Plain(key), rule.0)?;
+                }
+                Ok(())
+            }
+            Op::DeleteVip(vip) => {
+                if let Some(key) = vip_key::<V4>(vip) {
+                    remove("VIPS4", &mut self.v4.vips, &Plain(key))?;
+                }
+                if let Some(key) = vip_key::<V6>(vip) {
+                    remove("VIPS6", &mut self.v6.vips, &Plain(key))?;
+                }
+                Ok(())
+            }
+            Op::DeleteRule(id) => {
+                let old = self.rules.words()[id.0 as usize].swap(0, Ordering::AcqRel);
+                self.space.rest(Region(old));
+                Ok(())
+            }
+            Op::DeleteSubset(id) => {
+                let old = self.subsets.words()[id.0 as usize].swap(0, Ordering::AcqRel);
+                self.space.rest(Region(old));
+                Ok(())
+            }
+            Op::DeleteBackend(id, backend) if backend.address.is_ipv4() => remove("BACKENDS4", &mut self.v4.backends, &id.0),
+            Op::DeleteBackend(id, _) => remove("BACKENDS6", &mut self.v6.backends, &id.0),
+        }
+    }
+}
+
+fn insert<K: Pod, V: Pod>(map: &'static str, table: &mut HashMap<MapData, K, V>, key: K, value: V) -> Result<(), MapsError> {
+    table.insert(key, value, 0).map_err(|source| match &source {
+        MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG) => match map {
+            "VIPS4" | "VIPS6" => MapsError::Full { what: "VIP", limit: 0, option: "--max-rules" },
+            _ => MapsError::Full { what: "backend", limit: 0, option: "--max-backends" },
+        },
+        _ => MapsError::Kernel { map, source },
+    })
+}
+
+/// Removing what is not there is done already.
+fn remove<K: Pod, V: Pod>(map: &'static str, table: &mut HashMap<MapData, K, V>, key: &K) -> Result<(), MapsError> {
+    match table.remove(key) {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(source) => Err(MapsError::Kernel { map, source }),
+    }
+}
+
+/// Waits until every program that was running has returned. MEMBARRIER_CMD_GLOBAL is `synchronize_rcu` (kernel 4.3,
+/// membarrier(2)); programs run inside RCU read-side sections.
+fn grace_period() {
+    const MEMBARRIER_CMD_GLOBAL: i32 = 1;
+    // SAFETY: takes numbers only.
+    let done = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if done != 0 {
+        // Not available with nohz_full CPUs. A program returns within microseconds; RCU never takes this long to see it.
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+}
+
