@@ -224,7 +224,8 @@ fn service_entries() {
         ]);
         assert_eq!(found, [expected], "{text}");
         let mut found: Vec<_> = findings.iter().map(|finding| finding.code).collect();
-        (found.sort_unstable(), expected_codes.sort_unstable());
+        found.sort_unstable();
+        expected_codes.sort_unstable();
         assert_eq!(found, expected_codes, "{text}");
     }
     let text = join(&[

@@ -14,7 +14,7 @@ fn the_first_route_that_fits_of_the_first_virtual_service_that_has_one() {
             1,
         )
     };
-    let cases: Vec<(&str, Vec<String>, &[&str], &[&str])> = vec![
+    let cases: Vec<Case> = vec![
         ("no match", vec![routes("v", &to("a"))], &[A], &[]),
         (
             "port fits",
@@ -172,7 +172,8 @@ fn the_first_route_that_fits_of_the_first_virtual_service_that_has_one() {
         assert_eq!(found, expected, "{case}: {findings:#?}");
         let mut found: Vec<_> = findings.iter().map(|finding| finding.code).collect();
         let mut expected_codes = expected_codes.to_vec();
-        (found.sort_unstable(), expected_codes.sort_unstable());
+        found.sort_unstable();
+        expected_codes.sort_unstable();
         assert_eq!(found, expected_codes, "{case}");
     }
 }

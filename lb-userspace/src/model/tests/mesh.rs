@@ -18,7 +18,7 @@ fn the_mesh() {
             "{{match: [{item}], route: [{{destination: {{host: {host}, port: {{number: 80}}}}}}]}}"
         )
     };
-    let cases: Vec<(&str, Vec<String>, &[&str], &[&str])> = vec![
+    let cases: Vec<Case> = vec![
         (
             "by short name",
             vec![mesh("v", "a", &with_match("{port: 80}", "b"))],

@@ -213,6 +213,9 @@ fn routes(name: &str, tcp: &str) -> String {
     )
 }
 
+/// What the case is, the objects added, the listeners and the findings' codes expected.
+type Case = (&'static str, Vec<String>, &'static [&'static str], &'static [&'static str]);
+
 fn to(host: &str) -> String {
     format!("{{route: [{{destination: {{host: {host}}}}}]}}")
 }
