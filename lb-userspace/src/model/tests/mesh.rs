@@ -42,6 +42,26 @@ fn the_mesh() {
             &[],
         ),
         (
+            "address fits",
+            vec![mesh(
+                "v",
+                "a",
+                &with_match("{destinationSubnets: [10.96.0.1]}", "b"),
+            )],
+            &[ROUTED],
+            &[],
+        ),
+        (
+            "address differs",
+            vec![mesh(
+                "v",
+                "a",
+                &with_match("{destinationSubnets: [10.96.0.2]}", "b"),
+            )],
+            &[],
+            &[],
+        ),
+        (
             "subnet differs",
             vec![mesh(
                 "v",

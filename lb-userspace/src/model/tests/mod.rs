@@ -214,7 +214,12 @@ fn routes(name: &str, tcp: &str) -> String {
 }
 
 /// What the case is, the objects added, the listeners and the findings' codes expected.
-type Case = (&'static str, Vec<String>, &'static [&'static str], &'static [&'static str]);
+type Case = (
+    &'static str,
+    Vec<String>,
+    &'static [&'static str],
+    &'static [&'static str],
+);
 
 fn to(host: &str) -> String {
     format!("{{route: [{{destination: {{host: {host}}}}}]}}")
