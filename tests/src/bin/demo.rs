@@ -5,6 +5,7 @@
 
 use std::io::Read as _;
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -94,8 +95,18 @@ struct Many {
     ports: Ports,
 }
 
-fn main() -> Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match part(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Without a backtrace, whatever the environment says: the chain tells a user what happened.
+            eprintln!("\nmeltemi-demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn part(cli: Cli) -> Result<()> {
     match cli.part {
         None => demo::run(&cli.demo),
         Some(Part::Server { greeting, listen }) => server::serve(listen, &greeting),

@@ -120,7 +120,7 @@ impl Stage {
         self.compare_weights(&written)?;
         step("opening one long connection");
         for rule in &self.rules {
-            self.held.push(self.world.hold(rule.address, 1, PACE)?);
+            self.held.push(long_connection(&self.world, rule.address)?);
         }
         let long = self
             .held
@@ -195,17 +195,8 @@ impl Stage {
                 .world
                 .run_client(&["sequence", "--to", &to, "--count", &count])?;
             let after = self.accepted()?;
-            let shares = Shares::new(&rule, &told["greetings"], |host| after[host] - before[host]);
+            let shares = Shares::new(&rule, &told, |host| after[host] - before[host]);
             shares.print();
-            let broken_weight = rule
-                .destinations
-                .iter()
-                .any(|destination| destination.backends.is_empty() && destination.weight > 0);
-            ensure!(
-                told["failed"] == 0 || broken_weight,
-                "connections failed: {}",
-                told["errors"]
-            );
             shares.judge(LEAST_P)?;
         }
         Ok(())
@@ -259,6 +250,18 @@ impl Stage {
         println!("Remove it:\n  {} world-remove {id}", demo.display());
         Ok(())
     }
+}
+
+/// A held connection that is answered. Where a destination has no backends its share of the tries is refused.
+fn long_connection(world: &World, to: SocketAddr) -> Result<Helper> {
+    const TRIES: u32 = 100;
+    for _ in 0..TRIES {
+        let held = world.hold(to, 1, PACE)?;
+        if held.first["broken"] == 0 {
+            return Ok(held);
+        }
+    }
+    bail!("{TRIES} connections to {to} got no answer")
 }
 
 /// The address a client in the world uses for a listener: the listener's own where it has one.

@@ -34,7 +34,7 @@ pub(super) fn rules(status: &Value) -> Result<Vec<Rule>> {
         let destinations = rule["destinations"]
             .as_array()
             .context("a rule has no destinations")?;
-        let destinations = destinations
+        let mut destinations = destinations
             .iter()
             .map(destination)
             .collect::<Result<Vec<_>>>()?;
@@ -46,6 +46,18 @@ pub(super) fn rules(status: &Value) -> Result<Vec<Rule>> {
         let listener = text(&rule["listener"]);
         let address = reachable(listener, family)
             .with_context(|| format!("no port in the listener `{listener}`"))?;
+        // One server answers on both addresses of a host; it is counted once, by the family the client uses.
+        for destination in &mut destinations {
+            if destination
+                .backends
+                .iter()
+                .any(|it| it.is_ipv4() == address.is_ipv4())
+            {
+                destination
+                    .backends
+                    .retain(|it| it.is_ipv4() == address.is_ipv4());
+            }
+        }
         if rules.iter().all(|known| known.address != address) {
             rules.push(Rule {
                 address,
@@ -135,44 +147,61 @@ pub(super) struct Shares {
     test: stats::Test,
     /// Answers of servers that no destination has.
     strangers: u64,
+    /// Connections that failed though no broken destination explains it.
+    failed: u64,
+    errors: String,
 }
 
 struct Row {
     name: String,
     weight: u64,
+    /// Answered ones and, for a destination without backends, refused ones.
     connections: u64,
+    greeted: u64,
     backends: Vec<(SocketAddr, u64)>,
 }
 
 impl Shares {
-    /// `greetings` as the client tells them; `accepted` gives what the backend with that last byte has accepted.
-    pub fn new(rule: &Rule, greetings: &Value, accepted: impl Fn(usize) -> u64) -> Shares {
-        let row = |destination: &Destination| Row {
-            name: destination.name.clone(),
-            weight: destination.weight,
-            connections: greetings[&destination.greeting].as_u64().unwrap_or(0),
-            backends: destination
-                .backends
-                .iter()
-                .map(|it| (*it, host(*it).map_or(0, |host| accepted(host.into()))))
-                .collect(),
-        };
-        let rows: Vec<Row> = rule.destinations.iter().map(row).collect();
-        let all: u64 = greetings
-            .as_object()
-            .into_iter()
-            .flatten()
-            .filter_map(|(_, count)| count.as_u64())
-            .sum();
-        let strangers = all.saturating_sub(rows.iter().map(|row| row.connections).sum());
-        // A destination without backends answers RST: nobody greets, so it is not a class of the test.
-        let classes = || rows.iter().filter(|row| !row.backends.is_empty());
-        let observed: Vec<u64> = classes().map(|row| row.connections).collect();
-        let weights: Vec<u64> = classes().map(|row| row.weight).collect();
+    /// `told` is the client's report; `accepted` gives what the backend with that last byte has accepted.
+    pub fn new(rule: &Rule, told: &Value, accepted: impl Fn(usize) -> u64) -> Shares {
+        let greetings = &told["greetings"];
+        let refused = told["errors"]["refused"].as_u64().unwrap_or(0);
+        let failed = told["failed"].as_u64().unwrap_or(0) - refused;
+        let mut left = refused;
+        let mut rows = Vec::new();
+        for destination in &rule.destinations {
+            let greeted = greetings[&destination.greeting].as_u64().unwrap_or(0);
+            // A destination without backends keeps its weight and answers RST, so what is refused is its share.
+            let broken = destination.backends.is_empty() && destination.weight > 0;
+            let refused = if broken { std::mem::take(&mut left) } else { 0 };
+            rows.push(Row {
+                name: if broken {
+                    format!("{} (refused)", destination.name)
+                } else {
+                    destination.name.clone()
+                },
+                weight: destination.weight,
+                connections: greeted + refused,
+                greeted,
+                backends: destination
+                    .backends
+                    .iter()
+                    .map(|it| (*it, host(*it).map_or(0, |host| accepted(host.into()))))
+                    .collect(),
+            });
+        }
+        let answers = greetings.as_object().into_iter().flatten();
+        let all: u64 = answers.filter_map(|(_, count)| count.as_u64()).sum();
+        let strangers = all.saturating_sub(rows.iter().map(|row| row.greeted).sum());
+        let observed: Vec<u64> = rows.iter().map(|row| row.connections).collect();
+        let weights: Vec<u64> = rows.iter().map(|row| row.weight).collect();
+        let test = stats::chi_squared(&observed, &weights);
         Shares {
-            test: stats::chi_squared(&observed, &weights),
+            test,
             rows,
             strangers,
+            failed: failed + left,
+            errors: told["errors"].to_string(),
         }
     }
 
@@ -215,6 +244,12 @@ impl Shares {
     /// Fails where chance does not explain the difference, or client and servers disagree.
     pub fn judge(&self, least_p: f64) -> Result<()> {
         ensure!(
+            self.failed == 0,
+            "{} connections failed: {}",
+            self.failed,
+            self.errors
+        );
+        ensure!(
             self.strangers == 0,
             "{} answers came from a server of no destination",
             self.strangers
@@ -226,10 +261,10 @@ impl Shares {
                 .map(|(_, connections)| connections)
                 .sum();
             ensure!(
-                accepted == row.connections,
+                accepted == row.greeted,
                 "{}: servers accepted {accepted}, the client counted {}",
                 row.name,
-                row.connections
+                row.greeted
             );
         }
         if self.test.p_value < least_p {
@@ -256,7 +291,7 @@ mod tests {
             json!({ "host": "tcp-echo.default.svc.cluster.local", "subset": subset, "weight": weight, "backends": backends })
         };
         let destinations = [
-            destination("v1", 20, &["10.1.0.2:9000"]),
+            destination("v1", 20, &["10.1.0.2:9000", "[fd00:1::2]:9000"]),
             destination("v2", 80, &["10.1.0.3:9000", "10.1.0.4:9000"]),
         ];
         json!({ "rules": [{ "listener": "10.0.0.1:31400", "destinations": destinations }] })
@@ -281,7 +316,12 @@ mod tests {
     fn right_shares_pass_wrong_shares_and_strangers_fail() {
         let rule = &rules(&status()).unwrap()[0];
         let judge = |greetings: Value, accepted: [u64; 5]| {
-            Shares::new(rule, &greetings, |host| accepted[host]).judge(0.001)
+            Shares::new(
+                rule,
+                &json!({ "greetings": greetings, "failed": 0, "errors": {} }),
+                |host| accepted[host],
+            )
+            .judge(0.001)
         };
         judge(json!({ "one": 197, "two": 803 }), [0, 0, 197, 400, 403]).unwrap();
         assert!(
@@ -298,5 +338,18 @@ mod tests {
             .is_err()
         );
         assert!(judge(json!({ "one": 200, "two": 800 }), [0, 0, 200, 400, 399]).is_err());
+    }
+
+    #[test]
+    fn refused_connections_are_the_share_of_a_destination_without_backends_only() {
+        let mut status = status();
+        let told =
+            json!({ "greetings": { "two": 800 }, "failed": 200, "errors": { "refused": 200 } });
+        let accepted = |host: usize| [0, 0, 0, 400, 400][host];
+        let judge =
+            |status: &Value| Shares::new(&rules(status).unwrap()[0], &told, accepted).judge(0.001);
+        assert!(judge(&status).unwrap_err().to_string().contains("failed"));
+        status["rules"][0]["destinations"][0]["backends"] = json!([]);
+        judge(&status).unwrap();
     }
 }

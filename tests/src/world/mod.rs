@@ -392,7 +392,7 @@ impl World {
         ])?;
         // Room for tens of thousands of connections in sequence, each of which stays in TIME_WAIT for a minute.
         self.client
-            .sysctl("net.ipv4.ip_local_port_range", "1024 65000")?;
+            .sysctl(&[("net.ipv4.ip_local_port_range", "1024 65000")])?;
         let loose = ["all", "default", CLIENT_SIDE, BACK_SIDE]
             .map(|scope| format!("net.ipv4.conf.{scope}.rp_filter"));
         self.lb
