@@ -78,10 +78,10 @@ fn end_processes(namespace: &Path) {
 /// By the agent's own command where it is built, else by removing the pins, which detaches as well.
 fn remove_pin(pin: &Path) -> Result<()> {
     let agent = sh::root().join("target/release/meltemi");
-    if agent.exists() {
-        if let Err(error) = sh::run(sh::command(&agent).arg("detach").arg("--pin").arg(pin)) {
-            sh::say(format!("{error:#}; removing the pins instead"));
-        }
+    if agent.exists()
+        && let Err(error) = sh::run(sh::command(&agent).arg("detach").arg("--pin").arg(pin))
+    {
+        sh::say(format!("{error:#}; removing the pins instead"));
     }
     if pin.exists() {
         sh::say(format!("removing {}", pin.display()));

@@ -72,7 +72,7 @@ pub fn test(args: &Args) -> Result<()> {
     if modules.is_empty() {
         return sh::run(cargo.arg("--").args(&args.filter));
     }
-    cargo.args(["--package", "meltemi-tests", "--test", "main", "--"]);
+    cargo.args(["--package", "meltemi-tests", "--test", "all", "--"]);
     let names = names(&mut cargo, modules, args.filter.as_deref().unwrap_or(""))?;
     ensure!(!names.is_empty(), "no test of that kind has such a name");
     // `--exact` because the harness would take several filters as alternatives, not as a narrowing.

@@ -125,3 +125,52 @@ pub fn run(args: &Args) -> ExitCode {
     let worst = report.findings.iter().map(|finding| finding.severity).max();
     ExitCode::from(u8::from(worst >= Some(args.fail_on.severity())))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::spec::read;
+
+    fn report() -> Report {
+        let file = read(
+            &Arc::from("findings.yaml"),
+            include_str!("../../../tests/golden/check/findings.yaml"),
+        );
+        let loaded = file::Loaded {
+            files: vec![file],
+            unreadable: vec![],
+        };
+        Report::new(&loaded, &Identity::default())
+    }
+
+    #[test]
+    fn text_is_as_the_golden_file_says() {
+        let mut text = Vec::new();
+        report().print(Output::Text, &mut text).unwrap();
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            include_str!("../../../tests/golden/check/findings.txt")
+        );
+    }
+
+    #[test]
+    fn json_has_the_contract_keys() {
+        let mut text = Vec::new();
+        report().print(Output::Json, &mut text).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let keys: Vec<_> = json.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["findings", "objects", "errors", "warnings"]);
+        assert_eq!(json["objects"]["Service"], 2);
+        assert_eq!(
+            json["errors"],
+            json["findings"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|finding| finding["severity"] == "error")
+                .count()
+        );
+    }
+}

@@ -147,7 +147,7 @@ fn server<'s>(
         },
         _ => {
             let message = format!(
-                "{} needs the userspace proxy, which this version does not have: the server is not served",
+                "{} needs the userspace proxy, which this version does not have",
                 port.protocol
             );
             output.findings.push(unsupported("port.protocol", message));

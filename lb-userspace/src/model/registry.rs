@@ -203,9 +203,8 @@ fn entry_service(object: &Arc<Object<istio::ServiceEntry>>, name: &str) -> Servi
 }
 
 fn service_protocol(port: &kubernetes::ServicePort) -> PortProtocol {
-    match port.protocol.as_deref() {
-        Some("UDP" | "SCTP") => return PortProtocol::Udp,
-        _ => {}
+    if let Some("UDP" | "SCTP") = port.protocol.as_deref() {
+        return PortProtocol::Udp;
     }
     let protocol = match (&port.app_protocol, &port.name) {
         (Some(protocol), _) => from_word(protocol),

@@ -128,3 +128,79 @@ fn bytes(path: &Path) -> io::Result<Vec<u8>> {
         .read_to_end(&mut bytes)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn scratch(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("meltemi-file-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_directory_gives_its_manifests_by_name_and_nothing_hidden() {
+        let directory = scratch("directory");
+        for name in ["b.yaml", "a.yml", "c.json", "d.txt", ".hidden.yaml", "yaml"] {
+            fs::write(directory.join(name), "").unwrap();
+        }
+        fs::create_dir(directory.join("sub.yaml")).unwrap();
+        fs::create_dir(directory.join("..1")).unwrap();
+        fs::write(directory.join("..1/z.yaml"), "").unwrap();
+        symlink("..1", directory.join("..data")).unwrap();
+        symlink("..data/z.yaml", directory.join("z.yaml")).unwrap();
+        let loaded = load(&[&directory]);
+        let name = |file: &FileSpecs| file.file.rsplit('/').next().unwrap().to_owned();
+        assert_eq!(
+            loaded.files.iter().map(name).collect::<Vec<_>>(),
+            ["a.yml", "b.yaml", "c.json", "z.yaml"]
+        );
+        assert!(loaded.unreadable.is_empty());
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_from_what_is_gone() {
+        let directory = scratch("unreadable");
+        // A link to itself: neither readable nor missing, for root too.
+        symlink("loop.yaml", directory.join("loop.yaml")).unwrap();
+        let paths = [directory.join("loop.yaml"), directory.join("missing.yaml")];
+        let loaded = load(&paths);
+        assert_eq!(
+            loaded
+                .unreadable
+                .iter()
+                .map(Unreadable::is_gone)
+                .collect::<Vec<_>>(),
+            [false, true]
+        );
+        assert_eq!(loaded.out_of_reach(), [name(&paths[0])]);
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn files_too_large_or_not_text_are_findings() {
+        let directory = scratch("refused");
+        let large = fs::File::create(directory.join("large.yaml")).unwrap();
+        large.set_len(MAX_FILE + 1).unwrap();
+        fs::write(directory.join("latin.yaml"), b"a: \xe9\n").unwrap();
+        let loaded = load(&[&directory]);
+        let messages: Vec<_> = loaded
+            .files
+            .iter()
+            .map(|file| (file.findings[0].message.as_str(), file.incomplete))
+            .collect();
+        assert_eq!(
+            messages,
+            [
+                ("the file is larger than 64 MiB", true),
+                ("the file is not UTF-8 text", true)
+            ]
+        );
+        fs::remove_dir_all(directory).unwrap();
+    }
+}

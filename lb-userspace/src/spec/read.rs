@@ -52,23 +52,22 @@ pub fn read(file: &Arc<str>, text: &str) -> FileSpecs {
     let mut reader = Reader {
         specs: unreadable(file),
     };
-    for document in yaml::documents(text) {
-        match document {
-            Ok(node) => reader.document(node),
-            Err(error) => {
-                reader.specs.incomplete = true;
-                let message = format!("this is not valid YAML: {}", error.message);
-                reader.report(
-                    Severity::Error,
-                    code::SYNTAX,
-                    error.position,
-                    "",
-                    message,
-                    "Nothing of this document is used.",
-                );
-            }
+    yaml::documents(text, |document| match document {
+        Ok(node) => reader.document(node),
+        Err(error) => {
+            reader.specs.incomplete = true;
+            let message = format!("this is not valid YAML: {}", error.message);
+            let remedy = "Nothing of this document is used.";
+            reader.report(
+                Severity::Error,
+                code::SYNTAX,
+                error.position,
+                "",
+                message,
+                remedy,
+            );
         }
-    }
+    });
     reader.specs
 }
 
@@ -254,6 +253,11 @@ impl Reader {
                 "this key stands twice in one mapping",
                 "Remove one of the two.",
             );
+            // The path alone would lead to either of the two.
+            if let Some(finding) = draft.problems.last_mut() {
+                (finding.line, finding.column) =
+                    (duplicate.position.line, duplicate.position.column);
+            }
         }
         let created = draft.created(metadata.creation_timestamp.as_deref());
         let manifest = draft.manifest(&key, created, metadata.labels, json);

@@ -74,7 +74,7 @@ impl Store {
 
     /// The objects in force.
     pub fn specs(&self) -> Specs {
-        Specs::new(self.held.iter().map(|(_, held)| &held.manifest))
+        Specs::new(self.held.values().map(|held| &held.manifest))
     }
 }
 

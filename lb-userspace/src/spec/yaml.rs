@@ -24,17 +24,16 @@ pub struct SyntaxError {
     pub message: String,
 }
 
-/// The documents of `text`, in order, without empty ones.
+/// Hands out the documents of `text`, in order, without empty ones, one at a time so that a large file's are never all
+/// held at once.
 ///
 /// A document ends at `---` at the start of a line whatever came before it, so one broken document costs only itself.
-pub fn documents(text: &str) -> Vec<Result<Node, SyntaxError>> {
+pub fn documents(text: &str, mut out: impl FnMut(Result<Node, SyntaxError>)) {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut budget = MAX_EXPANSION;
-    let mut out = Vec::new();
     for (first_line, chunk) in chunks(text) {
         read_chunk(chunk, first_line, &mut budget, &mut out);
     }
-    out
 }
 
 /// `text` cut before every `---` line, each piece with its first line's number less one.
@@ -68,7 +67,7 @@ fn read_chunk(
     chunk: &str,
     first_line: u32,
     budget: &mut usize,
-    out: &mut Vec<Result<Node, SyntaxError>>,
+    out: &mut impl FnMut(Result<Node, SyntaxError>),
 ) {
     let mut options = Options::default();
     options.set_emit_comments(false);
@@ -77,11 +76,11 @@ fn read_chunk(
         let mut builder = Builder::new(first_line, budget);
         match builder.document(&mut parser) {
             Ok(Some(node)) if node.value == Value::Null => {}
-            Ok(Some(node)) => out.push(Ok(node)),
+            Ok(Some(node)) => out(Ok(node)),
             Ok(None) => return,
             Err(error) => {
                 // JSON allows what YAML does not (surrogate escapes, tabs): ask a JSON reader before giving up.
-                out.push(json(chunk, first_line).ok_or(error));
+                out(json(chunk, first_line).ok_or(error));
                 return;
             }
         }

@@ -1,5 +1,12 @@
 //! Tests of what configurations mean, from YAML text to the model.
 
+mod destinations;
+mod endpoints;
+mod gateways;
+mod mesh;
+mod mutations;
+mod policies;
+
 use std::sync::Arc;
 
 use super::*;
@@ -159,3 +166,83 @@ fn the_other_examples() {
         sketch(&model)
     );
 }
+
+/// A Service `default/NAME` with one ready Pod of version v1 and one of v2, and the ports given (`name:port`).
+fn service(name: &str, octet: u8, ports: &[&str]) -> String {
+    let mut text = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  clusterIP: 10.96.0.{octet}\n  selector: {{app: {name}}}\n  ports:\n"
+    );
+    for port in ports {
+        let (port_name, number) = port.split_once(':').unwrap();
+        text += &format!("  - {{name: {port_name}, port: {number}}}\n");
+    }
+    for version in [1, 2] {
+        text += &format!("---\n{}", pod(name, version, octet));
+    }
+    text
+}
+
+fn pod(app: &str, version: u8, octet: u8) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {app}-v{version}, labels: {{app: {app}, version: v{version}}}}}\nspec:\n  containers:\n  - ports: [{{name: named, containerPort: 7777}}]\nstatus:\n  podIP: 10.1.{octet}.{version}\n  conditions: [{{type: Ready, status: \"True\"}}]\n"
+    )
+}
+
+fn object(kind: &str, name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+    )
+}
+
+fn gateway(name: &str, servers: &str) -> String {
+    object(
+        "Gateway",
+        name,
+        &format!("{{selector: {{istio: ingressgateway}}, servers: [{servers}]}}"),
+    )
+}
+
+const SERVER: &str = "{port: {number: 100, name: tcp, protocol: TCP}, hosts: ['*']}";
+
+/// A VirtualService for gateway `g` and every host, with these tcp routes.
+fn routes(name: &str, tcp: &str) -> String {
+    object(
+        "VirtualService",
+        name,
+        &format!("{{hosts: ['*'], gateways: [g], tcp: [{tcp}]}}"),
+    )
+}
+
+/// What the case is, the objects added, the listeners and the findings' codes expected.
+type Case = (
+    &'static str,
+    Vec<String>,
+    &'static [&'static str],
+    &'static [&'static str],
+);
+
+fn to(host: &str) -> String {
+    format!("{{route: [{{destination: {{host: {host}}}}}]}}")
+}
+
+fn join(texts: &[String]) -> String {
+    texts.join("---\n")
+}
+
+/// Where gateway `g`'s port 100 leads to, with services a and b there.
+fn led(texts: &[String]) -> (Vec<String>, Vec<Finding>) {
+    let mut all = vec![
+        service("a", 1, &["tcp:80"]),
+        service("b", 2, &["tcp:80", "tcp-other:100"]),
+    ];
+    all.extend_from_slice(texts);
+    let (model, findings) = meaning(&join(&all));
+    let short = |line: String| {
+        line.replace(".default.svc.cluster.local", "")
+            .replace("default/", "")
+    };
+    (sketch(&model).into_iter().map(short).collect(), findings)
+}
+
+const A: &str = "g *:100 Flow 1=a:80[10.1.1.1:80 10.1.1.2:80]";
+const B: &str = "g *:100 Flow 1=b:100[10.1.2.1:100 10.1.2.2:100]";

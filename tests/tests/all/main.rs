@@ -1,0 +1,3 @@
+//! All tests that cross rooms, in one binary: linking is the slowest part of building tests.
+
+mod world_check;
