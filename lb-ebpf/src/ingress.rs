@@ -71,10 +71,10 @@ pub fn ingress_tc_slow(ctx: TcContext) -> i32 {
 }
 
 /// Run by the agent to learn what the kernel's clock shows and how fast it ticks; never attached.
-#[xdp]
-pub fn clock(_ctx: XdpContext) -> u32 {
+#[classifier]
+pub fn clock(_ctx: TcContext) -> i32 {
     maps::read_clock();
-    xdp_action::XDP_PASS
+    TC_ACT_UNSPEC
 }
 
 #[inline(always)]

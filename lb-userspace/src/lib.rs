@@ -1,11 +1,14 @@
 //! The agent of Meltemi: Istio's configuration in, kernel tables out.
 
+pub mod agent;
 pub mod cli;
 pub mod compile;
 pub mod dataplane;
 pub mod finding;
+pub mod host;
 pub mod image;
 pub mod model;
+pub mod observe;
 pub mod plan;
 pub mod source;
 pub mod spec;

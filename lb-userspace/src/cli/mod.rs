@@ -1,3 +1,44 @@
 //! The commands, one file each. Nothing else in the crate sees this room.
 
 pub mod check;
+pub mod detach;
+pub mod flows;
+pub mod run;
+pub mod status;
+
+mod ask;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// An eBPF/XDP load balancer that carries out Istio's traffic configuration in the kernel.
+#[derive(Debug, Parser)]
+#[command(name = "meltemi", version, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(Box<run::Args>),
+    Check(check::Args),
+    Status(status::Args),
+    Flows(flows::Args),
+    Detach(detach::Args),
+}
+
+/// Exit statuses all commands share (0 fine, 1 the thing asked about is wrong).
+pub(crate) const CANNOT_ASK: u8 = 2;
+pub(crate) const NOT_PERMITTED: u8 = 3;
+
+/// Runs the command that the arguments name.
+pub fn run(cli: Cli) -> ExitCode {
+    match cli.command {
+        Command::Run(args) => run::run(*args),
+        Command::Check(args) => check::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Flows(args) => flows::run(&args),
+        Command::Detach(args) => detach::run(&args),
+    }
+}

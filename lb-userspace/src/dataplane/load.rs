@@ -126,7 +126,10 @@ impl Loaded {
         }
         let ebpf = loader.load(OBJECT).map_err(|error| if is_permission(&error) { LoadError::NotPermitted } else { LoadError::Ebpf(error) })?;
         let mut loaded = Self { ebpf, pins: pins.clone() };
-        loaded.xdp("clock")?.load().map_err(|source| refused("clock", source))?;
+        loaded.tc("clock")?.load().map_err(|source| refused("clock", source))?;
+        let pin = loaded.pins.program("clock");
+        let _ = fs::remove_file(&pin);
+        loaded.tc("clock")?.pin(&pin).map_err(|source| LoadError::Pins(PinsError::Io { path: pin, source: io::Error::other(source.to_string()) }))?;
         Ok(loaded)
     }
 
@@ -251,10 +254,7 @@ impl Loaded {
 
     /// Nanoseconds since boot and the tick that flow entries carry.
     pub fn clock(&mut self) -> Result<(u64, u64), LoadError> {
-        let frame = [0u8; 64];
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(&frame);
-        self.xdp("clock")?.test_run(options).map_err(|source| refused("clock", source))?;
+        run_clock(self.tc("clock")?)?;
         let error = |source| MapsError::Kernel { map: "CLOCK", source };
         let map: Array<&MapData, [u64; 2]> = self.ebpf.map("CLOCK").ok_or(LoadError::Missing("CLOCK"))?.try_into().map_err(error)?;
         let [nanoseconds, ticks] = map.get(&0, 0).map_err(error)?;
@@ -293,6 +293,22 @@ pub fn open_pinned(pins: &Pins) -> Result<KernelMaps, LoadError> {
         check_layout(data)?;
     }
     Ok(KernelMaps::open(|name| Map::from_map_data(MapData::from_pin(pins.map(name))?))?)
+}
+
+/// The tick that flow entries carry, by the pinned program.
+pub fn pinned_clock(pins: &Pins) -> Result<u32, LoadError> {
+    let program = SchedClassifier::from_pin(pins.program("clock")).map_err(|source| refused("clock", source))?;
+    run_clock(&program)?;
+    let error = |source| MapsError::Kernel { map: "CLOCK", source };
+    let map: Array<MapData, [u64; 2]> = MapData::from_pin(pins.map("CLOCK")).and_then(Map::from_map_data).and_then(TryInto::try_into).map_err(error)?;
+    Ok(map.get(&0, 0).map_err(error)?[1] as u32)
+}
+
+fn run_clock(program: &SchedClassifier) -> Result<(), LoadError> {
+    let frame = [0u8; 64];
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(&frame);
+    program.test_run(options).map(drop).map_err(|source| refused("clock", source))
 }
 
 /// The interfaces that pinned links name.

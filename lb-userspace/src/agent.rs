@@ -1,0 +1,355 @@
+//! The one loop: change, parse, compile, diff, apply, report. The only room that knows all others.
+
+use crate::{
+    compile::{
+        self,
+        ids::{Backends, Ids, Pool},
+    },
+    dataplane::{
+        MapsError, apply,
+        kernel::{Left, Meta},
+        limits::Limits,
+        load::{Attachment, LoadError, Loaded, Mode},
+        pins::Pins,
+    },
+    finding::{Finding, Severity},
+    host::{self, Choice, HostError, Network},
+    image::{Image, RuleTable, SubsetTable},
+    model::{self, Identity, Model},
+    observe::{
+        admin,
+        shared::{Shared, State},
+    },
+    plan::diff,
+    source::{
+        file,
+        watch::{Wait, Watch, WatchError},
+    },
+    spec::Store,
+};
+use lb_common::{conntrack::Timeouts, table::Settings};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+use thiserror::Error;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+/// Everything the user says on the command line.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub config: Vec<PathBuf>,
+    pub interfaces: Vec<String>,
+    /// `None`: by kind of interface.
+    pub mode: Option<Mode>,
+    pub forwarding: Choice,
+    pub vips: Vec<IpAddr>,
+    pub identity: Identity,
+    pub pin: PathBuf,
+    pub admin: Option<SocketAddr>,
+    pub limits: Limits,
+    pub timeouts: Timeouts,
+    pub snat_ports: (u16, u16),
+    pub removed: Removed,
+    pub on_exit: OnExit,
+}
+
+/// What happens to flows of a backend that is no longer configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removed {
+    /// They go on until they end.
+    Drain,
+    /// Their next packet is answered with RST.
+    Reset,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnExit {
+    /// The kernel goes on without an agent.
+    Leave,
+    Detach,
+}
+
+#[derive(Debug, Error)]
+pub enum AgentError {
+    #[error("{0}")]
+    Unreadable(String),
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error("--snat-ports {}-{} overlaps the host's own ports {}-{} (net.ipv4.ip_local_port_range): a local connection could clash with a client's", snat.0, snat.1, local.0, local.1)]
+    Ports { snat: (u16, u16), local: (u16, u16) },
+    #[error("the admin endpoint {address}: {source}")]
+    Admin { address: SocketAddr, source: std::io::Error },
+    #[error("signals: {0}")]
+    Signals(std::io::Error),
+}
+
+/// Changes closer together than this make one revision.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// Time between two looks at the flow table.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Runs until a signal ends it.
+pub async fn run(options: Options) -> Result<(), AgentError> {
+    check_ports(options.snat_ports)?;
+    let (sender, mut changes) = mpsc::channel(1);
+    let watch = Watch::new(&options.config)?;
+    let mut agent = Agent::start(options).await?;
+    std::thread::spawn(move || follow(&watch, &sender));
+    let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
+    let mut upkeep = tokio::time::interval(UPKEEP);
+    upkeep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            Some(()) = changes.recv() => agent.reload().await,
+            _ = upkeep.tick() => agent.upkeep().await,
+        }
+    }
+    agent.stop();
+    Ok(())
+}
+
+/// Passes changes on, a burst as one.
+fn follow(watch: &Watch, sender: &mpsc::Sender<()>) {
+    loop {
+        if watch.wait(Duration::from_secs(3_600)) == Wait::Changed {
+            while watch.wait(DEBOUNCE) == Wait::Changed {}
+            if sender.blocking_send(()).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+struct Agent {
+    options: Options,
+    pins: Pins,
+    network: Network,
+    store: Store,
+    ids: Ids,
+    loaded: Loaded,
+    shared: Shared,
+    /// Held for the agent's life.
+    _lock: std::fs::File,
+}
+
+impl Agent {
+    /// Brings the first revision into force, then attaches.
+    async fn start(options: Options) -> Result<Self, AgentError> {
+        let pins = Pins::new(&options.pin);
+        let lock = pins.lock().map_err(LoadError::from)?;
+        let network = Network::open()?;
+        let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64);
+        tracing::info!(memory = %options.limits.memory(cpus), flows = options.limits.flows, "kernel maps");
+        let mut loaded = Loaded::load(&pins, &options.limits)?;
+        let mut maps = loaded.maps()?;
+        let ticks_per_second = loaded.ticks_per_second()?;
+        let (first, last) = options.snat_ports;
+        maps.set_settings(Settings { snat_first: first, snat_count: last - first + 1, refresh: ticks_per_second })?;
+        let changed = host::allow_lookups()? | maps.meta(Meta::Forwarding)?;
+        maps.set_meta(Meta::Forwarding, changed)?;
+        let left = maps.left()?;
+        if !left.rules.is_empty() {
+            tracing::info!(rules = left.rules.len(), backends = left.backends.len(), "adopting the tables of a former agent");
+        }
+        let (ids, image) = adopt(&left, maps.meta(Meta::NextBackend)? as u32);
+        let revision = maps.meta(Meta::Revision)?;
+        let attachments = plan_attachments(&options);
+        let state = State::new(maps, pins.clone(), image, revision, attachments.clone(), options.timeouts, options.limits.flows, ticks_per_second);
+        let shared: Shared = Arc::new(Mutex::new(state));
+        let mut agent = Self { options, pins, network, store: Store::default(), ids, loaded, shared, _lock: lock };
+        if let Some(address) = agent.options.admin {
+            admin::serve(address, agent.shared.clone()).await.map_err(|source| AgentError::Admin { address, source })?;
+        }
+        let files = file::load(&agent.options.config);
+        if let Some(unreadable) = files.unreadable.first() {
+            return Err(AgentError::Unreadable(unreadable.to_string()));
+        }
+        agent.take(&files).await?;
+        for mode in Mode::ALL {
+            if attachments.iter().any(|attachment| attachment.mode == mode) {
+                agent.loaded.enable(mode)?;
+            }
+        }
+        agent.loaded.attach_all(&attachments)?;
+        let revision = agent.state(|state| {
+            state.ready = true;
+            state.revision
+        });
+        for attachment in &attachments {
+            tracing::info!(interface = attachment.interface, mode = attachment.mode.name(), "attached");
+        }
+        eprintln!("ready revision={revision}");
+        notify_ready();
+        Ok(agent)
+    }
+
+    /// A change of the files. Whatever goes wrong, what is in force stays in force.
+    async fn reload(&mut self) {
+        let start = Instant::now();
+        let files = file::load(&self.options.config);
+        for unreadable in &files.unreadable {
+            tracing::warn!("{unreadable}; its last good content stays in force");
+        }
+        match self.take(&files).await {
+            Ok(0) => {}
+            Ok(changed) => {
+                let revision = self.state(|state| state.revision);
+                eprintln!("applied revision={revision} changed={changed} in={:.1}ms", start.elapsed().as_secs_f64() * 1e3);
+            }
+            Err(error) => {
+                self.state(|state| state.stale = Some(error.to_string()));
+                tracing::error!("{error}; the last revision stays in force");
+            }
+        }
+    }
+
+    /// Parses, compiles and applies. `Ok` holds the number of writes.
+    async fn take(&mut self, files: &file::Loaded) -> Result<usize, AgentError> {
+        let mut findings = self.store.merge(&files.files, &files.out_of_reach());
+        let (model, more) = model::parse(&self.store.specs(), &self.options.identity);
+        findings.extend(more);
+        self.report(&findings);
+        self.put(Arc::new(model)).await
+    }
+
+    /// Makes `model` the one in force.
+    async fn put(&mut self, model: Arc<Model>) -> Result<usize, AgentError> {
+        let endpoints = compile::endpoint_addresses(&model);
+        let host = self.network.survey(&self.options.interfaces, &self.options.vips, &endpoints, self.options.forwarding).await?;
+        for missing in endpoints.iter().filter(|endpoint| !host.paths.contains_key(endpoint)) {
+            tracing::warn!("no route to endpoint {missing}: it is left out");
+        }
+        let mut ids = self.ids.clone();
+        let image = compile::compile(&model, &host, &mut ids);
+        let next_backend = ids.backends.next();
+        self.ids = ids;
+        self.state(|state| {
+            let plan = diff(&state.image, &image);
+            // The number must be on record before a backend carries it.
+            state.maps.set_meta(Meta::NextBackend, next_backend as u64)?;
+            let changed = apply(&mut state.maps, &plan)?;
+            if changed > 0 || state.revision == 0 {
+                state.revision += 1;
+                state.maps.set_meta(Meta::Revision, state.revision)?;
+            }
+            state.adopt(model, image)?;
+            Ok(changed)
+        })
+    }
+
+    fn report(&self, findings: &[Finding]) {
+        for finding in findings {
+            match finding.severity {
+                Severity::Error => tracing::error!("{finding}"),
+                Severity::Warning => tracing::warn!("{finding}"),
+                Severity::Info => tracing::debug!("{finding}"),
+            }
+        }
+        self.state(|state| state.findings = findings.to_vec());
+    }
+
+    /// Removes flows that ended, follows changes of addresses and routes, and puts programs on interfaces that came back.
+    async fn upkeep(&mut self) {
+        let ticks = match self.loaded.clock() {
+            Ok((_, ticks)) => ticks as u32,
+            Err(error) => return tracing::warn!("cannot read the kernel's clock: {error}"),
+        };
+        let removed = self.options.removed;
+        let (model, result) = self.state(|state| (state.model.clone(), state.sweep(ticks, removed == Removed::Reset)));
+        if let Err(error) = result {
+            tracing::warn!("cannot sweep the flow table: {error}");
+        }
+        if let Err(error) = self.put(model).await {
+            self.state(|state| state.stale = Some(error.to_string()));
+            tracing::error!("{error}; the last revision stays in force");
+        }
+        if let Err(error) = self.loaded.attach_all(&self.state(|state| state.attachments.clone())) {
+            tracing::warn!("{error}");
+        }
+    }
+
+    fn stop(self) {
+        match self.options.on_exit {
+            OnExit::Leave => tracing::info!("leaving; the kernel goes on with revision {}", self.state(|state| state.revision)),
+            OnExit::Detach => {
+                let changed = self.state(|state| state.maps.meta(Meta::Forwarding)).unwrap_or(0);
+                if let Err(error) = self.pins.remove() {
+                    tracing::error!("{error}");
+                }
+                host::forbid_lookups(changed);
+            }
+        }
+    }
+
+    fn state<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        work(&mut self.shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+/// Continues the numbers that `left` holds. Its tables are described by name only, so that each is written anew once; the
+/// same configuration makes the same table, and no flow notices.
+fn adopt(left: &Left, next_backend: u32) -> (Ids, Image) {
+    let ids = Ids {
+        rules: Pool::recovered(left.rules.iter().map(|(name, id)| (*name, id.0))),
+        subsets: Pool::recovered(left.subsets.iter().map(|(name, id)| (*name, id.0))),
+        destination_stats: Pool::recovered(left.destination_stats.iter().copied()),
+        backend_stats: Pool::recovered(left.backends.iter().map(|(_, backend)| (crate::image::name_hash(&backend.address.to_string()), backend.stats.0))),
+        backends: Backends::recovered(left.backends.iter().map(|(id, backend)| (backend.address, id.0)), next_backend),
+    };
+    let unknown: Arc<str> = "".into();
+    let rule = || RuleTable { name: unknown.clone(), hash: lb_common::flow::HashKey::Flow, destinations: Vec::new(), listener: usize::MAX };
+    let image = Image {
+        vips: left.vips.iter().copied().collect(),
+        rules: left.rules.iter().map(|(_, id)| (*id, rule())).collect(),
+        subsets: left.subsets.iter().map(|(_, id)| (*id, SubsetTable { name: unknown.clone(), members: Vec::new() })).collect(),
+        backends: left.backends.iter().copied().collect(),
+    };
+    (ids, image)
+}
+
+/// Native XDP where there is hardware; TC on veth and bridges, whose frames XDP cannot forward at full speed.
+fn plan_attachments(options: &Options) -> Vec<Attachment> {
+    let mode = |interface: &str| match options.mode {
+        Some(mode) => mode,
+        None if host::is_virtual(interface) => Mode::Tc,
+        None => Mode::Xdp,
+    };
+    let mut attachments: Vec<Attachment> =
+        options.interfaces.iter().map(|interface| Attachment { interface: interface.clone(), mode: mode(interface) }).collect();
+    attachments.sort_by(|a, b| a.interface.cmp(&b.interface));
+    attachments.dedup();
+    attachments
+}
+
+fn check_ports(snat: (u16, u16)) -> Result<(), AgentError> {
+    match host::local_ports() {
+        Some(local) if snat.0 <= local.1 && local.0 <= snat.1 => Err(AgentError::Ports { snat, local }),
+        _ => Ok(()),
+    }
+}
+
+/// Tells systemd, where it asked to be told (sd_notify(3)).
+fn notify_ready() {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let sent = std::os::unix::net::UnixDatagram::unbound().and_then(|socket| socket.send_to(b"READY=1", path));
+    if let Err(error) = sent {
+        tracing::warn!("cannot notify the service manager: {error}");
+    }
+}

@@ -1,0 +1,45 @@
+//! `meltemi detach`: removes everything of ours from the kernel.
+
+use super::{CANNOT_ASK, NOT_PERMITTED};
+use crate::{
+    dataplane::{kernel::Meta, load, pins::Pins},
+    host,
+};
+use clap::Args as ClapArgs;
+use std::{path::PathBuf, process::ExitCode};
+
+/// Removes programs, links and tables. Flows that go through them are cut.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// The directory that `run` was given.
+    #[arg(long, default_value = "/sys/fs/bpf/meltemi", value_name = "DIR")]
+    pin: PathBuf,
+}
+
+pub fn run(args: &Args) -> ExitCode {
+    let pins = Pins::new(&args.pin);
+    if !pins.root().exists() {
+        println!("nothing at {}", args.pin.display());
+        return ExitCode::SUCCESS;
+    }
+    let _lock = match pins.lock() {
+        Ok(lock) => lock,
+        Err(error) => {
+            eprintln!("meltemi: {error}");
+            return ExitCode::from(CANNOT_ASK);
+        }
+    };
+    let attachments = load::attachments(&pins);
+    // Tables of another layout cannot be read; they can be removed all the same.
+    let forwarding = load::open_pinned(&pins).ok().and_then(|maps| maps.meta(Meta::Forwarding).ok()).unwrap_or(0);
+    if let Err(error) = pins.remove() {
+        eprintln!("meltemi: {error}");
+        return ExitCode::from(NOT_PERMITTED);
+    }
+    host::forbid_lookups(forwarding);
+    for attachment in attachments {
+        println!("detached {} ({})", attachment.interface, attachment.mode.name());
+    }
+    println!("removed {}", args.pin.display());
+    ExitCode::SUCCESS
+}
