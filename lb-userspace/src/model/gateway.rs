@@ -1,14 +1,11 @@
 //! Gateway servers to listeners: which Gateways are ours, who wins a port, and which route each server takes.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    num::NonZeroU16,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU16, sync::Arc};
 
 use super::{
-    Action, Door, Listener, Protocol, host,
+    Action, Door, Listener, Protocol,
+    binding::gateway_name,
+    host,
     parse::{Context, Output},
     route::{self, VirtualService},
     workloads::matches,
@@ -228,15 +225,9 @@ fn bound<'s>(
     index: usize,
 ) -> Vec<&'s VirtualService> {
     let mut bound = Vec::new();
-    for service in &context.virtual_services {
-        let to = &context.identity.namespace;
-        if !names_gateway(service, gateway.name())
-            || !host::exported(&service.spec.export_to, service.namespace(), to)
-        {
-            continue;
-        }
+    for service in context.bindings.to_gateway(gateway.name()) {
         if shares_host(context, service, gateway, &gateway.spec.servers[index]) {
-            bound.push(*service);
+            bound.push(service);
         } else if !gateway
             .spec
             .servers
@@ -273,29 +264,6 @@ fn export_rank(export_to: &[String], own: &str) -> u8 {
         }
         _ => 1,
     }
-}
-
-/// Whether the VirtualService, or a match of one of its tcp routes, lists the gateway.
-fn names_gateway(service: &VirtualService, gateway: &ObjectName) -> bool {
-    let matches = service
-        .spec
-        .tcp
-        .iter()
-        .flat_map(|route| route.r#match.iter().flatten());
-    let listed = matches
-        .flat_map(|item| &item.gateways)
-        .chain(&service.spec.gateways);
-    let mut listed = listed;
-    listed.any(|reference| refers_to(reference, service.namespace(), gateway))
-}
-
-/// Whether `name`, `./name` or `namespace/name`, written in `namespace`, means the gateway.
-pub fn refers_to(reference: &str, namespace: &str, gateway: &ObjectName) -> bool {
-    let (of, name) = match reference.split_once('/') {
-        None | Some((".", _)) => (namespace, reference.strip_prefix("./").unwrap_or(reference)),
-        Some((of, name)) => (of, name),
-    };
-    reference != "mesh" && of == &*gateway.namespace && name == &*gateway.name
 }
 
 /// Whether a server's hosts (`host`, `namespace/host`, `./host`) and the VirtualService's overlap.
@@ -337,7 +305,7 @@ pub fn fits(
     let lists = |gateways: &[String]| {
         gateways
             .iter()
-            .any(|reference| refers_to(reference, namespace, gateway))
+            .any(|reference| gateway_name(reference, namespace).as_ref() == Some(gateway))
     };
     let by_default = lists(&spec.gateways);
     let matches = &spec.tcp[at].r#match;
@@ -360,14 +328,4 @@ pub fn fits(
         .iter()
         .position(fits)
         .map(|index| Fit { index: Some(index) })
-}
-
-/// The names by which VirtualServices may call a gateway that exists.
-pub fn known(context: &Context<'_>) -> BTreeSet<ObjectName> {
-    context
-        .specs
-        .gateways
-        .iter()
-        .map(|gateway| gateway.name().clone())
-        .collect()
 }

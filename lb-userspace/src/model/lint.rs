@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    gateway,
+    binding::gateway_name,
     parse::{Context, Output},
     registry::Definition,
     route::{Clusters, VirtualService, port_list},
@@ -16,13 +16,15 @@ use crate::{
 
 /// Gateways, hosts, ports and subsets that are named and do not exist.
 pub fn references(context: &Context<'_>, output: &mut Output<'_>) {
-    let gateways = gateway::known(context);
+    let gateways: BTreeSet<_> = context
+        .specs
+        .gateways
+        .iter()
+        .map(|gateway| gateway.name().clone())
+        .collect();
     for service in &context.virtual_services {
         let known = |reference: &String| {
-            reference == "mesh"
-                || gateways
-                    .iter()
-                    .any(|gateway| gateway::refers_to(reference, service.namespace(), gateway))
+            gateway_name(reference, service.namespace()).is_none_or(|name| gateways.contains(&name))
         };
         for (at, reference) in service
             .spec

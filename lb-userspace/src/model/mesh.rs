@@ -6,18 +6,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{
-    Action, Door, Listener, Protocol, host,
+    Action, Door, Listener, Protocol,
+    binding::{for_mesh_by_default, lists_mesh},
     parse::{Context, Output, Services},
     registry::{Definition, Port, PortProtocol, Service},
     route::{self, VirtualService},
 };
-use crate::{
-    finding::{Severity, code},
-    spec::istio,
-};
-
-/// The name that stands for every sidecar in `gateways`.
-const MESH: &str = "mesh";
+use crate::finding::{Severity, code};
 
 /// A tcp route that takes traffic to one address, and the match item by which it fits.
 type Taken<'s> = (&'s VirtualService, usize, Option<usize>);
@@ -31,7 +26,7 @@ pub fn listeners(context: &Context<'_>, output: &mut Output<'_>) {
         .iter()
         .filter(|service| !service.addresses.is_empty())
     {
-        let routed = bound(context, service);
+        let routed = context.bindings.to_mesh_host(&service.host);
         let all = context.identity.services == Services::All
             && matches!(service.definition, Definition::Service(_));
         if routed.is_empty() && !all {
@@ -47,53 +42,12 @@ pub fn listeners(context: &Context<'_>, output: &mut Output<'_>) {
     }
 }
 
-/// The VirtualServices for the mesh that name a service's host, oldest first.
-fn bound<'s>(context: &Context<'s>, service: &Service) -> Vec<&'s VirtualService> {
-    let names = |candidate: &VirtualService| {
-        let namespace = candidate.namespace();
-        for_mesh(&candidate.spec)
-            && host::exported(
-                &candidate.spec.export_to,
-                namespace,
-                &context.identity.namespace,
-            )
-            && candidate
-                .spec
-                .hosts
-                .iter()
-                .any(|host| host::covers(&context.full_host(host, namespace), &service.host))
-    };
-    context
-        .virtual_services
-        .iter()
-        .copied()
-        .filter(|candidate| names(candidate))
-        .collect()
-}
-
-fn lists_mesh(gateways: &[String]) -> bool {
-    gateways.iter().any(|gateway| gateway == MESH)
-}
-
-fn by_default(spec: &istio::VirtualService) -> bool {
-    spec.gateways.is_empty() || lists_mesh(&spec.gateways)
-}
-
-/// Whether a VirtualService, or some match of its tcp routes, is for the mesh.
-pub fn for_mesh(spec: &istio::VirtualService) -> bool {
-    let matches = spec
-        .tcp
-        .iter()
-        .flat_map(|route| route.r#match.iter().flatten());
-    by_default(spec) || matches.into_iter().any(|item| lists_mesh(&item.gateways))
-}
-
 fn conflicts(context: &Context<'_>, output: &mut Output<'_>) {
     let mut owners = std::collections::BTreeMap::new();
     for service in context
         .virtual_services
         .iter()
-        .filter(|service| by_default(&service.spec))
+        .filter(|service| for_mesh_by_default(&service.spec))
     {
         for (at, host) in service.spec.hosts.iter().enumerate() {
             let full = context.full_host(host, service.namespace());
@@ -212,7 +166,7 @@ fn needs_bytes(port: PortProtocol, routed: &[&VirtualService]) -> Option<Protoco
     let http = || {
         routed
             .iter()
-            .any(|service| !service.spec.http.is_empty() && by_default(&service.spec))
+            .any(|service| !service.spec.http.is_empty() && for_mesh_by_default(&service.spec))
     };
     let tls = || routed.iter().any(|service| !service.spec.tls.is_empty());
     match port {
@@ -258,7 +212,7 @@ fn fits(
     port: u16,
 ) -> Option<Option<usize>> {
     let items = &candidate.spec.tcp[at].r#match;
-    let default = by_default(&candidate.spec);
+    let default = for_mesh_by_default(&candidate.spec);
     if items.is_empty() {
         return default.then_some(None);
     }

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, num::NonZeroU16, sync::Arc};
 
+mod binding;
 mod gateway;
 mod host;
 mod lint;

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Listener, Model, gateway, lint, mesh,
+    Listener, Model,
+    binding::Bindings,
+    gateway, lint, mesh,
     policy::Policies,
     registry::Registry,
     route::{Clusters, Usage},
@@ -55,6 +57,7 @@ pub(super) struct Context<'s> {
     pub identity: &'s Identity,
     pub registry: &'s Registry,
     pub policies: &'s Policies<'s>,
+    pub bindings: &'s Bindings<'s>,
     /// In the order in which they are asked: oldest first.
     pub virtual_services: Vec<&'s Arc<Object<istio::VirtualService>>>,
 }
@@ -74,7 +77,9 @@ pub fn parse(specs: &Specs, identity: &Identity) -> (Model, Vec<Finding>) {
     let policies = Policies::new(specs, identity);
     let mut virtual_services: Vec<_> = specs.virtual_services.iter().collect();
     virtual_services.sort_by_key(|service| (service.created, service.name().clone()));
+    let bindings = Bindings::new(&virtual_services, identity);
     let context = Context {
+        bindings: &bindings,
         specs,
         identity,
         registry: &registry,

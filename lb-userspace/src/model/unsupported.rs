@@ -1,6 +1,6 @@
 //! Fields that are valid but change nothing here: not carried out, or without effect where they stand.
 
-use super::{mesh, parse::Context, route::VirtualService};
+use super::{binding, parse::Context, route::VirtualService};
 use crate::{
     finding::{Finding, Severity, code},
     spec::{
@@ -117,7 +117,7 @@ fn virtual_service(service: &VirtualService, findings: &mut Vec<Finding>) {
                 let message = format!(
                     "{field} has no effect at a gateway, in Istio as here: only `port` and `gateways` are looked at"
                 );
-                let remedy = if mesh::for_mesh(&service.spec) {
+                let remedy = if binding::for_mesh(&service.spec) {
                     "Set `gateways: [mesh]` in this match."
                 } else {
                     "Remove it."
