@@ -93,9 +93,8 @@ pub fn build_bpf(tools: &Tools) -> Result<PathBuf> {
 
 /// `cargo VERB` for lb-ebpf: BPF target, core from source, our flags.
 pub fn bpf_cargo(tools: &Tools, verb: &str) -> Result<std::process::Command> {
-    let mut cargo = tools.compiler.cargo();
+    let mut cargo = tools.compiler.cargo(verb);
     cargo.args([
-        verb,
         "--package",
         "lb-ebpf",
         "--target",
@@ -111,10 +110,7 @@ pub fn bpf_cargo(tools: &Tools, verb: &str) -> Result<std::process::Command> {
 fn flags(tools: &Tools) -> Result<Vec<String>> {
     // aya-ebpf's bindings are per host architecture; cpu v3 is in every kernel since 5.1.
     let mut flags = vec![
-        format!(
-            "--cfg=bpf_target_arch=\"{}\"",
-            if ARCH == "riscv64gc" { "riscv64" } else { ARCH }
-        ),
+        format!("--cfg=bpf_target_arch=\"{}\"", ARCH),
         format!("-Clinker={}", tools.linker.path.display()),
         "-Cdebuginfo=2".into(),
         "-Clink-arg=--btf".into(),

@@ -5,6 +5,7 @@
 
 mod bench;
 mod build;
+mod check;
 mod clean_host;
 mod doctor;
 mod host;
@@ -13,6 +14,7 @@ mod packages;
 mod run;
 mod sh;
 mod test;
+mod tidy;
 mod toolchain;
 mod tools;
 
@@ -32,6 +34,10 @@ enum Task {
     Doctor,
     /// Install what the build needs, then build the BPF programs, `meltemi` and the demonstration
     Build(build::Args),
+    /// Format, clippy (host and BPF target), tidy, cargo-deny: what a reviewer would run first
+    Check(check::Args),
+    /// The project's own rules: import arrows, sizes, unsafe, words that must not be committed
+    Tidy,
     /// Set up, build, then run every test: unit, property, golden, packets, flows (root for the last two)
     Test(test::Args),
     /// Set up, build, then show traffic shifting in throw-away namespaces; after `--`: run the agent on this host
@@ -46,6 +52,8 @@ fn main() {
     let done = match Cli::parse().command {
         Task::Doctor => doctor::doctor(),
         Task::Build(args) => build::build(&args).map(|_| ()),
+        Task::Check(args) => check::check(&args),
+        Task::Tidy => tidy::tidy(),
         Task::Test(args) => test::test(&args),
         Task::Run(args) => run::run(&args),
         Task::Bench(args) => bench::bench(&args),

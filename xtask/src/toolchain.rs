@@ -137,17 +137,29 @@ impl Version {
 }
 
 impl Compiler {
-    /// A command of this compiler's cargo, with its own rustc and none of rustup's choices.
-    pub fn cargo(&self) -> Command {
-        let mut command = sh::command(&self.cargo);
+    /// `cargo VERB` of this compiler, with its own rustc and none of rustup's choices.
+    pub fn cargo(&self, verb: &str) -> Command {
+        // Asked for a subcommand, cargo takes the first of PATH, which on a rustup host is another compiler's; so a
+        // subcommand is started by its own path.
+        let subcommand = self.rustc.with_file_name(format!("cargo-{verb}"));
+        let mut command = if subcommand.exists() {
+            sh::command(subcommand)
+        } else {
+            sh::command(&self.cargo)
+        };
         command
-            .env("RUSTC", &self.rustc)
-            .env_remove("RUSTUP_TOOLCHAIN")
-            .env_remove("RUSTDOC")
-            .env_remove("RUSTFLAGS");
-        command
-            .env_remove("RUSTC_WRAPPER")
-            .env_remove("RUSTC_WORKSPACE_WRAPPER");
+            .arg(verb)
+            .env("CARGO", &self.cargo)
+            .env("RUSTC", &self.rustc);
+        for name in [
+            "RUSTUP_TOOLCHAIN",
+            "RUSTDOC",
+            "RUSTFLAGS",
+            "RUSTC_WRAPPER",
+            "RUSTC_WORKSPACE_WRAPPER",
+        ] {
+            command.env_remove(name);
+        }
         self.unlock(&mut command);
         command
     }
