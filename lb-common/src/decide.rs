@@ -216,18 +216,16 @@ fn claim_port<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> R
     if packet.pick.backend.forwarding == Forwarding::Dnat && claim(tables, packet)? {
         return Ok(());
     }
-    let mut offset = packet.pick.hash.first_port(count);
+    let first = packet.pick.hash.first_port(count);
     for probe in 0..PORT_PROBES {
         if probe >= count {
             break;
         }
+        // Computed from `first` each time: a running offset would be a new state to the verifier in every round.
+        let offset = if first + probe < count { first + probe } else { first + probe - count };
         packet.here.entry.to.sport = Be16::new(settings.snat_first.wrapping_add(offset as u16));
         if claim(tables, packet)? {
             return Ok(());
-        }
-        offset += 1;
-        if offset >= count {
-            offset = 0;
         }
     }
     Err(Reason::RejectPorts)

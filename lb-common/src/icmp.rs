@@ -12,7 +12,7 @@ use crate::{
     process::send,
     rewrite::Family,
     table::{Hop, Route, Tables},
-    verdict::{Action, Reason},
+    verdict::{Outcome, Reason},
     wire::{Be16, ipv4, protocol, tcp},
 };
 
@@ -30,10 +30,10 @@ const fn is_error(family: FamilyName, kind: u8) -> bool {
 
 /// Uses the packet's `segment.tuple` for the quoted packet's ports and addresses, and `to` for where the message goes.
 #[inline(never)]
-pub fn process<A: Family, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T, packet: &mut Packet<A>) -> (Action, Reason) {
+pub fn process<A: Family, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T, packet: &mut Packet<A>) -> Outcome {
     let ip = packet.ip;
     let Some(quoted) = quoted(frame, &ip, &mut packet.segment.tuple) else {
-        return (Action::Pass, Reason::PassIcmp);
+        return Outcome::pass(Reason::PassIcmp);
     };
     // The quoted packet is one that we sent, so the flow's entry is under the reverse of it.
     packet.reverse = packet.segment.tuple.reverse();
@@ -41,17 +41,17 @@ pub fn process<A: Family, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T, pac
         Some(entry) => entry.to,
         None => match tables.pending(&packet.reverse) {
             Some(pending) => pending.entry.to,
-            None => return (Action::Pass, Reason::PassIcmp),
+            None => return Outcome::pass(Reason::PassIcmp),
         },
     };
     packet.hop = match tables.route(&packet.to.src, &packet.to.dst) {
         Route::Hop(hop, _) => hop,
         Route::NoNeighbour => Hop::default(),
-        Route::None => return (Action::Drop, Reason::DropNoRoute),
+        Route::None => return Outcome::drop(Reason::DropNoRoute),
     };
     match translate(frame, packet, quoted) {
         Ok(()) => send(frame, &packet.hop, Reason::ForwardIcmp),
-        Err(reason) => (Action::Drop, reason),
+        Err(reason) => Outcome::drop(reason),
     }
 }
 

@@ -57,6 +57,12 @@ pub fn network<F: Frame>(frame: &F) -> Option<Network> {
 
 /// An address family's header, read with its options or extension headers.
 pub trait Header: Address {
+    /// The fixed header only: where [`Header::extends`] its `protocol`, the transport header lies further on.
+    fn base<F: Frame>(frame: &F, at: usize, room: Room) -> Result<Ip<Self>, Reason>;
+
+    /// Whether `protocol` is an extension header.
+    fn extends(protocol: u8) -> bool;
+
     fn parse<F: Frame>(frame: &F, at: usize, room: Room) -> Result<Ip<Self>, Reason>;
 }
 
@@ -71,7 +77,17 @@ const MALFORMED: Reason = Reason::PassMalformed;
 
 impl Header for crate::flow::V4 {
     #[inline(always)]
+    fn extends(_: u8) -> bool {
+        false
+    }
+
+    #[inline(always)]
     fn parse<F: Frame>(frame: &F, at: usize, room: Room) -> Result<Ip<Self>, Reason> {
+        Self::base(frame, at, room)
+    }
+
+    #[inline(always)]
+    fn base<F: Frame>(frame: &F, at: usize, room: Room) -> Result<Ip<Self>, Reason> {
         let version_ihl: u8 = frame.load(at).ok_or(MALFORMED)?;
         let header = ((version_ihl & 0x0f) as usize) * 4;
         if version_ihl >> 4 != 4 || header < ipv4::MIN_LEN {
@@ -97,30 +113,45 @@ impl Header for crate::flow::V4 {
 
 impl Header for crate::flow::V6 {
     #[inline(always)]
-    fn parse<F: Frame>(frame: &F, at: usize, room: Room) -> Result<Ip<Self>, Reason> {
+    fn extends(protocol: u8) -> bool {
+        matches!(
+            protocol,
+            ipv6::HOP_BY_HOP | ipv6::ROUTING | ipv6::DESTINATION | ipv6::AUTHENTICATION | ipv6::FRAGMENT
+        )
+    }
+
+    #[inline(always)]
+    fn base<F: Frame>(frame: &F, at: usize, room: Room) -> Result<Ip<Self>, Reason> {
         let version: u8 = frame.load(at).ok_or(MALFORMED)?;
         if version >> 4 != 6 {
             return Err(MALFORMED);
         }
-        let payload = frame.load::<Be16>(at + ipv6::PAYLOAD_LEN).ok_or(MALFORMED)?.get() as usize;
+        let transport_len = frame.load::<Be16>(at + ipv6::PAYLOAD_LEN).ok_or(MALFORMED)?.get() as usize;
         let src: Self = frame.load(at + ipv6::SRC).ok_or(MALFORMED)?;
         let dst: Self = frame.load(at + ipv6::DST).ok_or(MALFORMED)?;
-        if room == Room::Whole && at + ipv6::LEN + payload > frame.len() {
+        let transport = at + ipv6::LEN;
+        if room == Room::Whole && transport + transport_len > frame.len() {
             return Err(MALFORMED);
         }
-        let mut protocol: u8 = frame.load(at + ipv6::NEXT_HEADER).ok_or(MALFORMED)?;
-        let mut transport = at + ipv6::LEN;
-        let mut fragment = Fragment::Whole;
+        let protocol: u8 = frame.load(at + ipv6::NEXT_HEADER).ok_or(MALFORMED)?;
+        Ok(Ip { at, src, dst, protocol, transport, transport_len, fragment: Fragment::Whole })
+    }
+
+    #[inline(always)]
+    fn parse<F: Frame>(frame: &F, at: usize, room: Room) -> Result<Ip<Self>, Reason> {
+        let mut ip = Self::base(frame, at, room)?;
         for _ in 0..ipv6::MAX_EXTENSIONS {
-            let length = match protocol {
+            let length = match ip.protocol {
                 // RFC 8200 section 4.2: units of 8 octets, the first not counted.
-                ipv6::HOP_BY_HOP | ipv6::ROUTING | ipv6::DESTINATION => 8 + 8 * frame.load::<u8>(transport + 1).ok_or(MALFORMED)? as usize,
+                ipv6::HOP_BY_HOP | ipv6::ROUTING | ipv6::DESTINATION => {
+                    8 + 8 * frame.load::<u8>(ip.transport + 1).ok_or(MALFORMED)? as usize
+                }
                 // RFC 4302 section 2.2: units of 4 octets, minus 2.
-                ipv6::AUTHENTICATION => 8 + 4 * frame.load::<u8>(transport + 1).ok_or(MALFORMED)? as usize,
+                ipv6::AUTHENTICATION => 8 + 4 * frame.load::<u8>(ip.transport + 1).ok_or(MALFORMED)? as usize,
                 ipv6::FRAGMENT => {
-                    let offset = frame.load::<Be16>(transport + 2).ok_or(MALFORMED)?.get();
-                    let id = frame.load::<Be32>(transport + 4).ok_or(MALFORMED)?.get();
-                    fragment = match offset & 0xfff9 {
+                    let offset = frame.load::<Be16>(ip.transport + 2).ok_or(MALFORMED)?.get();
+                    let id = frame.load::<Be32>(ip.transport + 4).ok_or(MALFORMED)?.get();
+                    ip.fragment = match offset & 0xfff9 {
                         0 => Fragment::Whole,
                         1 => Fragment::First(id),
                         _ => Fragment::Later(id),
@@ -129,15 +160,13 @@ impl Header for crate::flow::V6 {
                 }
                 _ => break,
             };
-            protocol = frame.load(transport).ok_or(MALFORMED)?;
-            transport += length;
-            if matches!(fragment, Fragment::Later(_)) {
+            ip.protocol = frame.load(ip.transport).ok_or(MALFORMED)?;
+            ip.transport_len = ip.transport_len.checked_sub(length).ok_or(MALFORMED)?;
+            ip.transport += length;
+            if matches!(ip.fragment, Fragment::Later(_)) {
                 break;
             }
         }
-        let Some(transport_len) = (at + ipv6::LEN + payload).checked_sub(transport) else {
-            return Err(MALFORMED);
-        };
-        Ok(Ip { at, src, dst, protocol, transport, transport_len, fragment })
+        Ok(ip)
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     reject::{self, Answer},
     rewrite::{Family, rewrite},
     table::{FragmentKey, FragmentPorts, Hop, PortUse, Tables},
-    verdict::{Action, Reason, Verdict},
+    verdict::{Action, Outcome, Reason, Verdict},
     wire::{Be16, Be32, Mac, protocol, tcp},
 };
 
@@ -32,31 +32,30 @@ pub fn process<F: Frame, T: Host>(frame: &mut F, host: &T) -> Action {
 /// `None`: nothing was touched or counted, the slow path must decide.
 #[inline(always)]
 pub fn fast<F: Frame, T: Host>(frame: &mut F, host: &T) -> Option<Action> {
-    let (action, reason) = match parse::network(frame) {
+    let outcome = match parse::network(frame) {
         Some(Network::Ipv4(at)) => fast_ip::<V4, F, T>(frame, host, at)?,
         Some(Network::Ipv6(at)) => fast_ip::<V6, F, T>(frame, host, at)?,
-        Some(Network::Other) => (Action::Pass, Reason::PassNotIp),
-        None => (Action::Pass, Reason::PassMalformed),
+        Some(Network::Other) => Outcome::pass(Reason::PassNotIp),
+        None => return None,
     };
-    Tables::<V4>::count(host, reason);
-    Some(action)
+    Tables::<V4>::count(host, outcome.reason());
+    Some(outcome.action())
 }
 
 #[inline(always)]
-fn fast_ip<A: Family, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T, at: usize) -> Option<(Action, Reason)> {
-    let ip = match A::parse(frame, at, Room::Whole) {
-        Ok(ip) => ip,
-        Err(reason) => return Some((Action::Pass, reason)),
-    };
+fn fast_ip<A: Family, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T, at: usize) -> Option<Outcome> {
+    let ip = A::base(frame, at, Room::Whole).ok()?;
     if ip.protocol != protocol::TCP {
-        return (ip.protocol != A::ICMP).then_some((Action::Pass, Reason::PassNotTcp));
+        let ours = ip.protocol == A::ICMP || A::extends(ip.protocol);
+        return (!ours).then_some(Outcome::pass(Reason::PassNotTcp));
     }
     if ip.fragment != Fragment::Whole {
         return None;
     }
     let segment = match segment(frame, tables, &ip) {
         Ok(segment) => segment,
-        Err(reason) => return Some((Action::Pass, reason)),
+        Err(Reason::PassMalformed) => return None,
+        Err(reason) => return Some(Outcome::pass(reason)),
     };
     let entry = tables.flow(&segment.tuple)?;
     if !settled(tables, &segment, &entry) {
@@ -65,35 +64,35 @@ fn fast_ip<A: Family, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T, at: usi
     tables.count_backend(entry.backend_stats, entry.side, segment.ip_len as u64);
     Some(match rewrite(frame, &ip, &segment.tuple, &entry.to) {
         Ok(()) => send(frame, &entry.hop, Reason::ForwardFlow),
-        Err(reason) => (Action::Drop, reason),
+        Err(reason) => Outcome::drop(reason),
     })
 }
 
 /// Decides about any frame.
 #[inline(always)]
 pub fn slow<F: Frame, T: Host>(frame: &mut F, host: &T) -> Action {
-    let (action, reason) = match parse::network(frame) {
+    let outcome = match parse::network(frame) {
         Some(Network::Ipv4(at)) => slow_ip::<V4, F, T>(frame, host, at),
         Some(Network::Ipv6(at)) => slow_ip::<V6, F, T>(frame, host, at),
-        Some(Network::Other) => (Action::Pass, Reason::PassNotIp),
-        None => (Action::Pass, Reason::PassMalformed),
+        Some(Network::Other) => Outcome::pass(Reason::PassNotIp),
+        None => Outcome::pass(Reason::PassMalformed),
     };
-    Tables::<V4>::count(host, reason);
-    action
+    Tables::<V4>::count(host, outcome.reason());
+    outcome.action()
 }
 
 /// Each stage is a function of its own, so that their stack frames do not add up.
 #[inline(always)]
-fn slow_ip<A: Family + Answer, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T, at: usize) -> (Action, Reason) {
+fn slow_ip<A: Family + Answer, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T, at: usize) -> Outcome {
     let Some(mut packet) = tables.scratch() else {
-        return (Action::Drop, Reason::DropRewrite);
+        return Outcome::drop(Reason::DropRewrite);
     };
     match read(frame, tables, &mut packet, at) {
-        Err(reason) => (Action::Pass, reason),
+        Err(reason) => Outcome::pass(reason),
         Ok(Kind::Icmp) => icmp::process(frame, tables, &mut packet),
         Ok(Kind::Tcp) => match decide(tables, &mut packet) {
-            Verdict::Pass(reason) => (Action::Pass, reason),
-            Verdict::Drop(reason) => (Action::Drop, reason),
+            Verdict::Pass(reason) => Outcome::pass(reason),
+            Verdict::Drop(reason) => Outcome::drop(reason),
             Verdict::Reject(reason) => reflect(reject::reset(frame, &packet.ip, &packet.segment), reason),
             Verdict::TooBig(mtu) => reflect(A::too_big(frame, &packet.ip, mtu), Reason::ReplyTooBig),
             Verdict::Forward(reason) => deliver(frame, &packet, reason),
@@ -120,30 +119,30 @@ fn read<A: Family, F: Frame, T: Tables<A>>(frame: &F, tables: &T, packet: &mut P
 }
 
 #[inline(never)]
-fn deliver<A: Family, F: Frame>(frame: &mut F, packet: &Packet<A>, reason: Reason) -> (Action, Reason) {
+fn deliver<A: Family, F: Frame>(frame: &mut F, packet: &Packet<A>, reason: Reason) -> Outcome {
     match rewrite(frame, &packet.ip, &packet.segment.tuple, &packet.to) {
         Ok(()) => send(frame, &packet.hop, reason),
-        Err(reason) => (Action::Drop, reason),
+        Err(reason) => Outcome::drop(reason),
     }
 }
 
 #[inline(always)]
-fn reflect(written: Option<()>, reason: Reason) -> (Action, Reason) {
+fn reflect(written: Option<()>, reason: Reason) -> Outcome {
     match written {
-        Some(()) => (Action::Reflect, reason),
-        None => (Action::Drop, Reason::DropRewrite),
+        Some(()) => Outcome::reflect(reason),
+        None => Outcome::drop(Reason::DropRewrite),
     }
 }
 
 /// Sets the link addresses and sends, or leaves the rewritten packet to the host where the neighbour is not known.
 #[inline(always)]
-pub(crate) fn send<F: Frame>(frame: &mut F, hop: &Hop, reason: Reason) -> (Action, Reason) {
+pub(crate) fn send<F: Frame>(frame: &mut F, hop: &Hop, reason: Reason) -> Outcome {
     if hop.ifindex == 0 {
-        return (Action::Pass, Reason::PassRewritten);
+        return Outcome::pass(Reason::PassRewritten);
     }
     match frame.store::<[Mac; 2]>(0, [hop.destination, hop.source]) {
-        Some(()) => (Action::Send(*hop), reason),
-        None => (Action::Drop, Reason::DropRewrite),
+        Some(()) => Outcome::send(hop.ifindex, reason),
+        None => Outcome::drop(Reason::DropRewrite),
     }
 }
 

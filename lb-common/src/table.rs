@@ -9,7 +9,6 @@ use crate::{
     conntrack::State,
     flow::{Address, Tuple, V4, V6},
     packet::Packet,
-    verdict::Reason,
     wire::{Be16, Mac},
 };
 
@@ -288,7 +287,8 @@ pub trait Tables<A: Address> {
     /// Next hop for a packet of ours from `from` to `to`.
     fn route(&self, from: &A, to: &A) -> Route;
 
-    fn count(&self, reason: Reason);
+    /// Counts a packet by its reason's number.
+    fn count(&self, reason: u32);
     fn count_backend(&self, stats: u32, side: Side, bytes: u64);
     /// A new flow went to this destination (and backend, where it is not a broken one).
     fn count_new(&self, destination: u32, backend_stats: Option<u32>);

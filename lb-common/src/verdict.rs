@@ -1,7 +1,5 @@
 //! Every outcome a packet can have, by name. Each packet ends in exactly one [`Reason`], and each reason has its counter.
 
-use crate::table::Hop;
-
 macro_rules! reasons {
     ($($variant:ident = $name:literal, $meaning:literal;)*) => {
         /// Why a packet went the way it went. The value is the counter's index and part of the map layout.
@@ -73,6 +71,55 @@ pub enum Action {
     Drop,
     /// Out of the interface it came from.
     Reflect,
-    /// Out of `hop`'s interface; the link addresses are already set.
-    Send(Hop),
+    /// Out of the interface with this index; the link addresses are already set.
+    Send(u32),
+}
+
+/// An action and its reason in one register: a BPF function cannot return more without the stack.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Outcome(u64);
+
+impl Outcome {
+    const PASS: u64 = 0;
+    const DROP: u64 = 1;
+    const REFLECT: u64 = 2;
+    const SEND: u64 = 3;
+
+    #[inline(always)]
+    pub const fn pass(reason: Reason) -> Self {
+        Self(Self::PASS | (reason as u64) << 8)
+    }
+
+    #[inline(always)]
+    pub const fn drop(reason: Reason) -> Self {
+        Self(Self::DROP | (reason as u64) << 8)
+    }
+
+    #[inline(always)]
+    pub const fn reflect(reason: Reason) -> Self {
+        Self(Self::REFLECT | (reason as u64) << 8)
+    }
+
+    #[inline(always)]
+    pub const fn send(ifindex: u32, reason: Reason) -> Self {
+        Self(Self::SEND | (reason as u64) << 8 | (ifindex as u64) << 32)
+    }
+
+    #[inline(always)]
+    pub const fn action(self) -> Action {
+        match self.0 & 3 {
+            Self::PASS => Action::Pass,
+            Self::DROP => Action::Drop,
+            Self::REFLECT => Action::Reflect,
+            _ => Action::Send((self.0 >> 32) as u32),
+        }
+    }
+
+    /// The reason's number: an index of the counters.
+    #[inline(always)]
+    pub const fn reason(self) -> u32 {
+        (self.0 >> 8) as u32 & 0xff
+    }
 }

@@ -1,12 +1,12 @@
 //! Frames as the kernel hands them out: all packet pointer arithmetic, and the helpers that need the context.
 
 use aya_ebpf::{
-    EbpfContext,
     bindings::{BPF_F_PSEUDO_HDR, xdp_md},
-    helpers::generated::{bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_xdp_adjust_tail},
+    helpers::generated::{bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_xdp_adjust_tail},
     programs::{TcContext, XdpContext},
 };
-use core::{marker::PhantomData, mem::MaybeUninit, ptr};
+use crate::maps;
+use core::{arch::asm, marker::PhantomData, ptr};
 use lb_common::{
     checksum::{self, Sum},
     frame::{Frame, TransportChange},
@@ -48,27 +48,46 @@ impl<'a, C> XdpFrame<'a, C> {
     }
 }
 
+/// The verifier knows a packet pointer by the addition that made it, so the one that is checked must be the one that is
+/// used: written as `asm`, the compiler cannot compute it twice.
 #[inline(always)]
 fn within<T>(data: usize, end: usize, at: usize) -> Option<*mut T> {
-    if at > MAX_OFFSET || data + at + size_of::<T>() > end { None } else { Some((data + at) as *mut T) }
+    if at > MAX_OFFSET {
+        return None;
+    }
+    let mut found = data;
+    // SAFETY: adds two registers.
+    unsafe { asm!("{0} += {1}", inout(reg) found, in(reg) at, options(pure, nomem, nostack)) };
+    if found + size_of::<T>() > end { None } else { Some(found as *mut T) }
+}
+
+/// Written as `asm`, the compiler cannot move terms of a comparison over to the packet's end, with which the verifier allows
+/// no arithmetic.
+#[inline(always)]
+fn distance(data: usize, end: usize) -> usize {
+    let mut length = end;
+    // SAFETY: subtracts two registers.
+    unsafe { asm!("{0} -= {1}", inout(reg) length, in(reg) data, options(pure, nomem, nostack)) };
+    length
 }
 
 impl<C: Checksums> Frame for XdpFrame<'_, C> {
     #[inline(always)]
     fn len(&self) -> usize {
-        self.ctx.data_end() - self.ctx.data()
+        distance(self.ctx.data(), self.ctx.data_end())
     }
 
     #[inline(always)]
     fn load<T: FromBytes + Immutable>(&self, at: usize) -> Option<T> {
-        // SAFETY: `at` checked the bytes against the frame's end; T takes any bytes.
-        Some(unsafe { ptr::read_unaligned(self.at::<T>(at)?) })
+        // SAFETY: `at` checked the bytes against the frame's end; T takes any bytes. Packet memory has no alignment, and the
+        // verifier refuses the program on a machine where that matters.
+        Some(unsafe { ptr::read(self.at::<T>(at)?) })
     }
 
     #[inline(always)]
     fn store<T: IntoBytes + Immutable>(&mut self, at: usize, value: T) -> Option<()> {
         // SAFETY: as in `load`; XDP frames are writable.
-        unsafe { ptr::write_unaligned(self.at::<T>(at)?, value) };
+        unsafe { ptr::write(self.at::<T>(at)?, value) };
         Some(())
     }
 
@@ -113,52 +132,72 @@ impl Checksums for Generic {
     }
 }
 
-/// Most 32-byte steps of `sum_segment`: a jumbo frame. Only frames of virtual devices come here.
-const SUM_STEPS: u32 = 288;
+/// Pieces of a jumbo frame.
+const PIECES: u32 = 40;
 
-/// Sum over `len` bytes from `at`, as far as they are in the frame's linear part.
+/// Where a summation stands. It is kept in a map, because the verifier follows numbers on the stack and would look at every
+/// length on its own, while a number in a map is just any number to it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Summing {
+    at: u64,
+    left: u64,
+    sum: u64,
+}
+
+/// Sum over `len` bytes from `at`, as far as they are in the frame's linear part and no more than a jumbo frame. Only
+/// frames of virtual devices come here.
+///
+/// A global function (`no_mangle`): the verifier looks at it once, not once for every state of every caller.
 #[inline(never)]
-fn sum_segment(ctx: *mut xdp_md, at: u32, len: u32) -> u64 {
-    let mut at = at as usize;
-    let stop = at + len as usize;
-    let mut sum = 0u64;
-    for _ in 0..SUM_STEPS {
-        if at + 32 > stop {
+#[unsafe(no_mangle)]
+extern "C" fn sum_segment(ctx: *mut xdp_md, at: u32, len: u32) -> u64 {
+    let Some(summing) = maps::summing() else {
+        return 0;
+    };
+    *summing = Summing { at: at as u64, left: len as u64, sum: 0 };
+    for _ in 0..PIECES {
+        let added = match summing.left {
+            512.. => sum_piece::<512>(ctx, summing),
+            64.. => sum_piece::<64>(ctx, summing),
+            4.. => sum_piece::<4>(ctx, summing),
+            _ => break,
+        };
+        if added.is_none() {
             break;
         }
-        let Some(words) = load_words(ctx, at) else { break };
-        for word in words {
-            sum += (word & 0xffff_ffff) + (word >> 32);
-        }
-        at += 32;
     }
-    for _ in 0..16 {
-        if at + 2 > stop {
-            break;
-        }
-        // SAFETY: `ctx` is this program's context.
-        let Some(word) = (unsafe { within::<u16>((*ctx).data as usize, (*ctx).data_end as usize, at) }) else { break };
-        // SAFETY: checked by `within`.
-        sum += unsafe { ptr::read_unaligned(word) } as u64;
-        at += 2;
-    }
-    if at < stop
-        // SAFETY: `ctx` is this program's context.
-        && let Some(byte) = unsafe { within::<u8>((*ctx).data as usize, (*ctx).data_end as usize, at) }
+    let (left, at) = (summing.left, summing.at as usize);
+    // SAFETY: `ctx` is this program's context.
+    let (data, end) = unsafe { ((*ctx).data as usize, (*ctx).data_end as usize) };
+    if left & 2 != 0
+        && let Some(word) = within::<u16>(data, end, at)
     {
         // SAFETY: checked by `within`.
-        sum += unsafe { *byte } as u64;
+        summing.sum += unsafe { ptr::read(word) } as u64;
     }
-    sum
+    if left & 1 != 0
+        && let Some(byte) = within::<u8>(data, end, at + (left & 2) as usize)
+    {
+        // SAFETY: checked by `within`.
+        summing.sum += unsafe { *byte } as u64;
+    }
+    summing.sum
 }
 
 #[inline(always)]
-fn load_words(ctx: *mut xdp_md, at: usize) -> Option<[u64; 4]> {
+fn sum_piece<const SIZE: usize>(ctx: *mut xdp_md, summing: &mut Summing) -> Option<()> {
     // SAFETY: `ctx` is this program's context.
-    let words = unsafe { within::<[u64; 4]>((*ctx).data as usize, (*ctx).data_end as usize, at) }?;
-    // SAFETY: checked by `within`.
-    Some(unsafe { ptr::read_unaligned(words) })
+    let piece = unsafe { within::<[u8; SIZE]>((*ctx).data as usize, (*ctx).data_end as usize, summing.at as usize) }?;
+    // SAFETY: the helper reads `SIZE` bytes, which `within` checked.
+    summing.sum += unsafe { bpf_csum_diff(ptr::null_mut(), 0, piece.cast(), SIZE as u32, 0) } as u32 as u64;
+    summing.at += SIZE as u64;
+    summing.left -= SIZE as u64;
+    Some(())
 }
+
+/// Bytes in which all headers of interest lie, also those quoted in an ICMP error.
+const HEADERS: u32 = 192;
 
 pub struct TcFrame<'a> {
     ctx: &'a TcContext,
@@ -176,6 +215,12 @@ impl<'a> TcFrame<'a> {
     #[inline(always)]
     fn at<T>(&self, at: usize) -> Option<*mut T> {
         within(self.ctx.data(), self.ctx.data_end(), at)
+    }
+
+    /// Moves all headers into the linear part, where `load` and `store` reach them.
+    #[inline(always)]
+    pub fn linearize(&mut self) {
+        let _ = self.ctx.pull_data(self.ctx.len().min(HEADERS));
     }
 
     #[inline(always)]
@@ -206,31 +251,17 @@ impl Frame for TcFrame<'_> {
         unsafe { (*self.ctx.skb.skb).gso_size as usize }
     }
 
-    /// Headers are nearly always in the linear part; what is not is copied out.
     #[inline(always)]
     fn load<T: FromBytes + Immutable>(&self, at: usize) -> Option<T> {
-        if let Some(found) = self.at::<T>(at) {
-            // SAFETY: `at` checked the bytes against the end of the linear part; T takes any bytes.
-            return Some(unsafe { ptr::read_unaligned(found) });
-        }
-        let mut value = MaybeUninit::<T>::uninit();
-        // SAFETY: the helper writes exactly `size_of::<T>()` bytes or fails.
-        unsafe {
-            let read = bpf_skb_load_bytes(self.ctx.as_ptr(), at as u32, value.as_mut_ptr().cast(), size_of::<T>() as u32);
-            (read == 0).then(|| value.assume_init())
-        }
+        // SAFETY: `at` checked the bytes against the end of the linear part; else as for XDP.
+        Some(unsafe { ptr::read(self.at::<T>(at)?) })
     }
 
     #[inline(always)]
     fn store<T: IntoBytes + Immutable>(&mut self, at: usize, value: T) -> Option<()> {
-        if let Some(found) = self.at::<T>(at) {
-            // SAFETY: as in `load`; the verifier makes a private copy of shared data before the program runs.
-            unsafe { ptr::write_unaligned(found, value) };
-            return Some(());
-        }
-        // SAFETY: the helper reads exactly `size_of::<T>()` bytes.
-        let written = unsafe { bpf_skb_store_bytes(self.ctx.skb.skb, at as u32, ptr::from_ref(&value).cast(), size_of::<T>() as u32, 0) };
-        (written == 0).then_some(())
+        // SAFETY: as in `load`; the verifier makes a private copy of shared data before the program runs.
+        unsafe { ptr::write(self.at::<T>(at)?, value) };
+        Some(())
     }
 
     #[inline(always)]

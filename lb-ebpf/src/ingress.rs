@@ -66,7 +66,9 @@ pub fn ingress_tc(ctx: TcContext) -> i32 {
 
 #[classifier]
 pub fn ingress_tc_slow(ctx: TcContext) -> i32 {
-    let action = slow(&mut TcFrame::new(&ctx), &Kernel::tc(&ctx));
+    let mut frame = TcFrame::new(&ctx);
+    frame.linearize();
+    let action = slow(&mut frame, &Kernel::tc(&ctx));
     tc_verdict(&ctx, action)
 }
 
@@ -83,8 +85,8 @@ fn xdp_verdict(ctx: &XdpContext, action: Action) -> u32 {
         Action::Pass => xdp_action::XDP_PASS,
         Action::Drop => xdp_action::XDP_DROP,
         Action::Reflect => xdp_action::XDP_TX,
-        Action::Send(hop) if hop.ifindex as usize == ctx.ingress_ifindex() => xdp_action::XDP_TX,
-        Action::Send(hop) => ctx::redirect(hop.ifindex) as u32,
+        Action::Send(ifindex) if ifindex as usize == ctx.ingress_ifindex() => xdp_action::XDP_TX,
+        Action::Send(ifindex) => ctx::redirect(ifindex) as u32,
     }
 }
 
@@ -95,6 +97,6 @@ fn tc_verdict(ctx: &TcContext, action: Action) -> i32 {
         Action::Pass => TC_ACT_UNSPEC,
         Action::Drop => TC_ACT_SHOT,
         Action::Reflect => ctx::redirect(ctx::ifindex(ctx)) as i32,
-        Action::Send(hop) => ctx::redirect(hop.ifindex) as i32,
+        Action::Send(ifindex) => ctx::redirect(ifindex) as i32,
     }
 }

@@ -1,6 +1,8 @@
 //! Meltemi's kernel programs: entry points and adapters around `lb_common`. Nothing is decided here.
 #![no_std]
 #![no_main]
+// For the barrier in `ctx`; the BPF target needs an unstable compiler anyway.
+#![feature(asm_experimental_arch)]
 
 mod ctx;
 mod ingress;

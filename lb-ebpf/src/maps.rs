@@ -11,6 +11,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray},
     programs::{TcContext, XdpContext},
 };
+use crate::ctx::Summing;
 use core::{mem, ptr};
 use lb_common::{
     flow::{Address, Tuple, V4, V6},
@@ -71,6 +72,8 @@ static DESTINATION_STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1024,
 static SCRATCH4: PerCpuArray<Packet<V4>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static SCRATCH6: PerCpuArray<Packet<V6>> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static SUMMING: PerCpuArray<Summing> = PerCpuArray::with_max_entries(1, 0);
 /// The slow path's programs: native and generic XDP, and TC.
 #[map]
 static SLOW_XDP: ProgramArray = ProgramArray::with_max_entries(2, 0);
@@ -84,6 +87,13 @@ pub fn read_clock() {
     // SAFETY: both helpers take nothing and return numbers.
     let now = unsafe { [bpf_ktime_get_ns(), bpf_jiffies64()] };
     let _ = CLOCK.set(0, now, BPF_ANY as u64);
+}
+
+/// Room for one summation.
+#[inline(always)]
+pub fn summing() -> Option<&'static mut Summing> {
+    // SAFETY: the slot is this CPU's own.
+    SUMMING.get_ptr_mut(0).map(|summing| unsafe { &mut *summing })
 }
 
 /// Goes on in the slow path; returns only where the agent has not put it in place.
@@ -323,8 +333,8 @@ impl<A: Maps> Tables<A> for Kernel {
     }
 
     #[inline(always)]
-    fn count(&self, reason: Reason) {
-        if let Some(counter) = COUNTERS.get_ptr_mut(reason as u32) {
+    fn count(&self, reason: u32) {
+        if let Some(counter) = COUNTERS.get_ptr_mut(reason) {
             // SAFETY: the slot is this CPU's own.
             unsafe { *counter += 1 };
         }

@@ -94,7 +94,7 @@ pub enum LoadError {
 }
 
 /// Maps that are pinned besides the sized ones.
-const OTHER_MAPS: [&str; 9] = ["SETTINGS", "META", "COUNTERS", "CLOCK", "SCRATCH4", "SCRATCH6", "SLOW_XDP", "SLOW_TC", "PORTS"];
+const OTHER_MAPS: [&str; 9] = ["SETTINGS", "META", "COUNTERS", "CLOCK", "SCRATCH4", "SCRATCH6", "SUMMING", "SLOW_XDP", "SLOW_TC"];
 
 /// Loaded programs. Dropping it detaches nothing: links are pinned.
 pub struct Loaded {

@@ -276,8 +276,8 @@ impl<A: InMemory> Tables<A> for MemoryTables {
         self.route.get()
     }
 
-    fn count(&self, reason: Reason) {
-        *self.counters.borrow_mut().entry(reason).or_default() += 1;
+    fn count(&self, reason: u32) {
+        *self.counters.borrow_mut().entry(Reason::ALL[reason as usize]).or_default() += 1;
     }
 
     fn count_backend(&self, _: u32, _: Side, _: u64) {}
