@@ -13,7 +13,7 @@ use crate::{
         pins::Pins,
     },
     finding::{Finding, Severity},
-    host::{self, Choice, HostError, Network},
+    host::{self, Choice, HostError, Link, Nature, Network},
     image::{Image, RuleTable, SubsetTable},
     model::{self, Identity, Model},
     observe::{
@@ -153,6 +153,7 @@ impl Agent {
         let pins = Pins::new(&options.pin);
         let lock = pins.lock().map_err(LoadError::from)?;
         let network = Network::open()?;
+        let attachments = plan_attachments(&options, &network.links().await?)?;
         let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64);
         tracing::info!(memory = %options.limits.memory(cpus), flows = options.limits.flows, "kernel maps");
         let mut loaded = Loaded::load(&pins, &options.limits)?;
@@ -168,7 +169,6 @@ impl Agent {
         }
         let (ids, image) = adopt(&left, maps.meta(Meta::NextBackend)? as u32);
         let revision = maps.meta(Meta::Revision)?;
-        let attachments = plan_attachments(&options);
         let state = State::new(maps, pins.clone(), image, revision, attachments.clone(), options.timeouts, options.limits.flows, ticks_per_second);
         let shared: Shared = Arc::new(Mutex::new(state));
         let mut agent = Self { options, pins, network, store: Store::default(), ids, loaded, shared, _lock: lock };
@@ -323,17 +323,19 @@ fn adopt(left: &Left, next_backend: u32) -> (Ids, Image) {
 }
 
 /// Native XDP where there is hardware; TC on veth and bridges, whose frames XDP cannot forward at full speed.
-fn plan_attachments(options: &Options) -> Vec<Attachment> {
-    let mode = |interface: &str| match options.mode {
-        Some(mode) => mode,
-        None if host::is_virtual(interface) => Mode::Tc,
-        None => Mode::Xdp,
-    };
-    let mut attachments: Vec<Attachment> =
-        options.interfaces.iter().map(|interface| Attachment { interface: interface.clone(), mode: mode(interface) }).collect();
+fn plan_attachments(options: &Options, links: &[Link]) -> Result<Vec<Attachment>, LoadError> {
+    let mut attachments = Vec::new();
+    for interface in &options.interfaces {
+        let link = links.iter().find(|link| link.name == *interface).ok_or_else(|| LoadError::NoInterface(interface.clone()))?;
+        let mode = options.mode.unwrap_or(match link.nature {
+            Nature::Hardware => Mode::Xdp,
+            Nature::Virtual => Mode::Tc,
+        });
+        attachments.push(Attachment { interface: interface.clone(), mode });
+    }
     attachments.sort_by(|a, b| a.interface.cmp(&b.interface));
     attachments.dedup();
-    attachments
+    Ok(attachments)
 }
 
 fn check_ports(snat: (u16, u16)) -> Result<(), AgentError> {

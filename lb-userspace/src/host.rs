@@ -8,16 +8,15 @@ use rtnetlink::{
     Handle, RouteMessageBuilder,
     packet_route::{
         address::AddressAttribute,
-        link::{LinkAttribute, LinkFlags},
+        link::LinkAttribute,
         neighbour::{NeighbourFlags, NeighbourState},
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
     },
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     net::IpAddr,
-    path::Path as FilePath,
 };
 use thiserror::Error;
 
@@ -44,6 +43,21 @@ pub struct Network {
     handle: Handle,
 }
 
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub index: u32,
+    pub name: String,
+    pub nature: Nature,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nature {
+    Hardware,
+    /// veth, bridge, tunnel: frames may carry incomplete checksums and be larger than any MTU.
+    Virtual,
+}
+
 /// A way out, as the kernel told it.
 #[derive(Clone, Copy, Debug)]
 struct Way {
@@ -63,8 +77,9 @@ impl Network {
     /// Addresses of `interfaces` and `vips`, and the way to each of `endpoints`; those without a route are left out.
     /// Asks for the link address of every next hop on the way, so that it is known when the first packet comes.
     pub async fn survey(&self, interfaces: &[String], vips: &[IpAddr], endpoints: &BTreeSet<IpAddr>, choice: Choice) -> Result<Host, HostError> {
-        let names = self.interfaces().await?;
-        let attached: BTreeMap<u32, &str> = names.iter().filter(|(_, name)| interfaces.contains(name)).map(|(index, name)| (*index, name.as_str())).collect();
+        let links = self.links().await?;
+        let attached: BTreeMap<u32, Nature> =
+            links.iter().filter(|link| interfaces.contains(&link.name)).map(|link| (link.index, link.nature)).collect();
         let mut host = Host { addresses: self.addresses(&attached).await?, paths: BTreeMap::new() };
         host.addresses.extend(vips);
         let mut asked = BTreeSet::new();
@@ -78,7 +93,7 @@ impl Network {
             }
             let forwarding = match choice {
                 Choice::Always(forwarding) => forwarding,
-                Choice::Auto if way.gateway.is_none() && attached.get(&way.ifindex).is_some_and(|name| is_virtual(name)) => Forwarding::Dnat,
+                Choice::Auto if way.gateway.is_none() && attached.get(&way.ifindex) == Some(&Nature::Virtual) => Forwarding::Dnat,
                 Choice::Auto => Forwarding::Snat,
             };
             host.paths.insert(*endpoint, Path { source: way.source, forwarding });
@@ -86,36 +101,25 @@ impl Network {
         Ok(host)
     }
 
-    /// Names by index.
-    async fn interfaces(&self) -> Result<HashMap<u32, String>, HostError> {
-        let mut links = self.handle.link().get().execute();
-        let mut names = HashMap::new();
-        while let Some(link) = links.try_next().await? {
-            for attribute in &link.attributes {
-                if let LinkAttribute::IfName(name) = attribute {
-                    names.insert(link.header.index, name.clone());
-                }
-            }
-        }
-        Ok(names)
-    }
-
-    /// Interfaces that are up, by name.
-    pub async fn up(&self) -> Result<BTreeSet<String>, HostError> {
-        let mut links = self.handle.link().get().execute();
-        let mut names = BTreeSet::new();
-        while let Some(link) = links.try_next().await? {
-            let up = link.header.flags.contains(LinkFlags::Up);
-            names.extend(link.attributes.iter().filter_map(|attribute| match attribute {
-                LinkAttribute::IfName(name) if up => Some(name.clone()),
+    /// Every interface of this network namespace.
+    pub async fn links(&self) -> Result<Vec<Link>, HostError> {
+        let mut messages = self.handle.link().get().execute();
+        let mut links = Vec::new();
+        while let Some(message) = messages.try_next().await? {
+            let name = message.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name.clone()),
                 _ => None,
-            }));
+            });
+            // Only devices made by software say what kind they are.
+            let made = message.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::LinkInfo(_)));
+            let nature = if made { Nature::Virtual } else { Nature::Hardware };
+            links.extend(name.map(|name| Link { index: message.header.index, name, nature }));
         }
-        Ok(names)
+        Ok(links)
     }
 
     /// Every address but link-local ones, which clients cannot name without an interface.
-    async fn addresses(&self, interfaces: &BTreeMap<u32, &str>) -> Result<BTreeSet<IpAddr>, HostError> {
+    async fn addresses(&self, interfaces: &BTreeMap<u32, Nature>) -> Result<BTreeSet<IpAddr>, HostError> {
         let mut messages = self.handle.address().get().execute();
         let mut addresses = BTreeSet::new();
         while let Some(message) = messages.try_next().await? {
@@ -179,12 +183,6 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
         RouteAddress::Inet6(address) => Some((*address).into()),
         _ => None,
     }
-}
-
-/// Whether an interface has no hardware of its own: veth, bridge, tunnel. Their frames may carry incomplete checksums and
-/// be larger than any MTU.
-pub fn is_virtual(interface: &str) -> bool {
-    !FilePath::new("/sys/class/net").join(interface).join("device").exists()
 }
 
 /// The data path looks routes up as the loopback interface, which the kernel allows only where that interface forwards.

@@ -19,7 +19,6 @@ use aya::{
 use lb_common::table::LAYOUT;
 use std::{
     fs, io,
-    path::Path,
     time::{Duration, Instant},
 };
 use thiserror::Error;
@@ -168,9 +167,6 @@ impl Loaded {
 
     /// Attaches to an interface, or puts this version of the program in the place of the former one.
     pub fn attach(&mut self, interface: &str, mode: Mode) -> Result<(), LoadError> {
-        if !Path::new("/sys/class/net").join(interface).exists() {
-            return Err(LoadError::NoInterface(interface.to_owned()));
-        }
         let pin = self.link_pin(interface, mode);
         let failed = |reason: String| LoadError::Attach { interface: interface.to_owned(), mode, reason };
         let link: FdLink = match PinnedLink::from_pin(&pin) {

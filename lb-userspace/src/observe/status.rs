@@ -97,53 +97,66 @@ impl State {
             ready: self.ready,
             stale: self.stale.clone(),
             interfaces: interfaces.collect(),
-            rules: self.image.rules.values().map(|table| self.rule(table)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect(),
+            rules: self.rules()?,
             flows: Flows { live: self.sweep.live, max: self.max_flows },
             counters: counters.collect(),
             findings: self.findings.len(),
         })
     }
 
-    fn rule(&self, table: &RuleTable) -> Result<Option<RuleStatus>, MapsError> {
-        let Some(listener) = self.model.listeners.get(table.listener) else {
-            return Ok(None);
-        };
-        let Action::Tcp(rule) = &listener.action else {
-            return Ok(None);
-        };
-        let mut destinations = Vec::new();
-        for (compiled, written) in table.destinations.iter().zip(&rule.destinations) {
-            destinations.push((compiled, written, self.flows_since(compiled)?));
+    /// One entry a listener: its tables for IPv4 and IPv6 are one rule to the user.
+    fn rules(&self) -> Result<Vec<RuleStatus>, MapsError> {
+        let mut by_listener: BTreeMap<usize, Vec<&RuleTable>> = BTreeMap::new();
+        for table in self.image.rules.values() {
+            by_listener.entry(table.listener).or_default().push(table);
         }
-        let total: u64 = destinations.iter().map(|(_, _, flows)| flows).sum();
-        let weights: u64 = destinations.iter().map(|(compiled, _, _)| compiled.weight as u64).sum();
-        let share = |weight: u32| if weights == 0 { 0.0 } else { weight as f64 / weights as f64 };
-        let counts: Vec<(f64, u64)> = destinations.iter().map(|(compiled, _, flows)| (share(compiled.weight), *flows)).collect();
-        let (verdict, p_value) = judge(&counts);
-        let mut shown = Vec::new();
-        for (compiled, written, flows) in destinations {
-            shown.push(DestinationStatus {
+        let mut rules = Vec::new();
+        for (index, tables) in by_listener {
+            let Some(listener) = self.model.listeners.get(index) else { continue };
+            if let Action::Tcp(rule) = &listener.action {
+                rules.push(self.rule(&door_name(&listener.door), rule, &tables)?);
+            }
+        }
+        Ok(rules)
+    }
+
+    fn rule(&self, name: &str, rule: &Rule, tables: &[&RuleTable]) -> Result<RuleStatus, MapsError> {
+        let weights: u64 = rule.destinations.iter().map(|destination| destination.weight as u64).sum();
+        let mut destinations = Vec::new();
+        for (position, written) in rule.destinations.iter().enumerate() {
+            let compiled: Vec<&RuleDestination> = tables.iter().filter_map(|table| table.destinations.get(position)).collect();
+            let mut backends = Vec::new();
+            let mut flows = 0;
+            for destination in compiled {
+                flows += self.flows_since(destination)?;
+                backends.extend(self.backends(destination)?);
+            }
+            destinations.push(DestinationStatus {
                 host: written.host.to_string(),
                 subset: written.subset.as_ref().map(ToString::to_string),
                 port: written.port,
-                weight: compiled.weight,
-                share: share(compiled.weight),
-                observed: (total > 0).then(|| flows as f64 / total as f64),
+                weight: written.weight,
+                share: if weights == 0 { 0.0 } else { written.weight as f64 / weights as f64 },
+                observed: None,
                 flows,
-                backends: self.backends(compiled)?,
+                backends,
             });
         }
-        let listener_name = door_name(&listener.door);
-        Ok(Some(RuleStatus {
-            rule: table.name.to_string(),
-            listener: listener_name,
+        let total: u64 = destinations.iter().map(|destination| destination.flows).sum();
+        for destination in destinations.iter_mut().filter(|_| total > 0) {
+            destination.observed = Some(destination.flows as f64 / total as f64);
+        }
+        let (verdict, p_value) = judge(&destinations.iter().map(|one| (one.share, one.flows)).collect::<Vec<_>>());
+        Ok(RuleStatus {
+            rule: name.to_owned(),
+            listener: name.to_owned(),
             virtual_service: rule.virtual_service.as_ref().map(ToString::to_string),
-            file: origin(rule).0,
-            line: origin(rule).1,
+            file: rule.origin.file.to_string(),
+            line: rule.origin.line,
             verdict,
             p_value,
-            destinations: shown,
-        }))
+            destinations,
+        })
     }
 
     /// New flows of a destination since its rule's weights last changed.
@@ -181,10 +194,6 @@ pub const fn forwarding_name(forwarding: lb_common::table::Forwarding) -> &'stat
         lb_common::table::Forwarding::Snat => "snat",
         lb_common::table::Forwarding::Dnat => "dnat",
     }
-}
-
-fn origin(rule: &Rule) -> (String, u32) {
-    (rule.origin.file.to_string(), rule.origin.line)
 }
 
 /// Fewest flows expected of each destination for the test to mean anything (Cochran's rule of thumb).
