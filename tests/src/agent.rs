@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 use serde_json::Value;
 
@@ -239,7 +239,7 @@ impl Agent {
     /// When it does not end in time; with its log.
     pub fn wait_exit(&mut self) -> Result<ExitStatus> {
         let ended = poll::until(EXIT, "the agent's end", || Ok(self.child.try_wait()?));
-        ended.with_context(|| self.log_for_people())
+        ended.map_err(|error| self.with_log(&error))
     }
 
     /// `meltemi status -o json`.
@@ -324,7 +324,11 @@ impl Agent {
                 (None, None) => Ok(None),
             }
         });
-        found.with_context(|| self.log_for_people())
+        found.map_err(|error| self.with_log(&error))
+    }
+
+    fn with_log(&self, error: &anyhow::Error) -> anyhow::Error {
+        anyhow!("{error:#}\n{}", self.log_for_people())
     }
 
     fn log_for_people(&self) -> String {

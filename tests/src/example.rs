@@ -98,6 +98,19 @@ impl Example {
         Ok(names)
     }
 
+    /// Whether a file contains the words.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn mentions(&self, words: &str) -> Result<bool> {
+        for name in self.files()? {
+            if self.read(&name)?.contains(words) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The weights as written, in the order of the files and lines.
     ///
     /// # Errors

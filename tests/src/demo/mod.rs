@@ -63,6 +63,17 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Client addresses where the client's address decides: one connection each, for a second one would add nothing.
+const CLIENTS: u8 = 240;
+
+/// Which connections are independent draws.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Draw {
+    EachConnection,
+    /// `consistentHash.useSourceIp`.
+    EachClient,
+}
+
 /// The world with a running agent.
 struct Stage {
     // Fields are dropped in this order: traffic ends before the agent, the agent before its world.
@@ -72,6 +83,7 @@ struct Stage {
     rules: Vec<Rule>,
     world: World,
     revision: u64,
+    draw: Draw,
 }
 
 impl Stage {
@@ -105,8 +117,20 @@ impl Stage {
             world.add_backend_at(host, &greeting)?;
             println!("      {address} answers `{greeting} hello`");
         }
+        let draw = if example.mentions("useSourceIp: true")? {
+            Draw::EachClient
+        } else {
+            Draw::EachConnection
+        };
+        if draw == Draw::EachClient {
+            step(&format!(
+                "giving the client {CLIENTS} addresses, because the example hashes them"
+            ));
+            world.many_clients(CLIENTS)?;
+        }
         Ok(Stage {
             held: Vec::new(),
+            draw,
             agent,
             example,
             rules,
@@ -185,12 +209,13 @@ impl Stage {
 
     fn measure(&mut self, args: &Args) -> Result<()> {
         for rule in self.rules.clone() {
-            step(&format!(
-                "{} connections to {}",
-                args.connections, rule.address
-            ));
+            let count = match self.draw {
+                Draw::EachConnection => args.connections,
+                Draw::EachClient => CLIENTS.into(),
+            };
+            step(&format!("{count} connections to {}", rule.address));
             let before = self.accepted()?;
-            let (to, count) = (rule.address.to_string(), args.connections.to_string());
+            let (to, count) = (rule.address.to_string(), count.to_string());
             let told = self
                 .world
                 .run_client(&["sequence", "--to", &to, "--count", &count])?;

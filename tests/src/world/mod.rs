@@ -312,6 +312,27 @@ impl World {
         ])
     }
 
+    /// Gives the client `count` more IPv4 addresses, 10.0.0.10 and up, which its connections to the outside take in
+    /// turns: many clients as far as the balancer can tell. Needs nft.
+    ///
+    /// # Errors
+    /// When a command fails.
+    pub fn many_clients(&self, count: u8) -> Result<()> {
+        ensure!(count <= 240, "no more than 240 addresses");
+        let address = |number: u8| Ipv4Addr::new(10, 0, 0, 10 + number);
+        let lines = (0..count).map(|number| format!("address add {}/32 dev eth0", address(number)));
+        self.client.ip(&lines.collect::<Vec<_>>())?;
+        let map = (0..count).map(|number| format!("{number} : {}", address(number)));
+        let rule = format!(
+            "snat to numgen inc mod {count} map {{ {} }}",
+            map.collect::<Vec<_>>().join(", ")
+        );
+        let chain = "type nat hook postrouting priority srcnat";
+        let table =
+            format!("table ip many {{ chain out {{ {chain}; ip saddr {CLIENT_V4} {rule}; }}; }}");
+        self.client.output("nft", &[&table]).map(|_| ())
+    }
+
     /// Runs the echo client in the client's namespace to its end; `args` as `meltemi-demo world-client --help` says.
     ///
     /// # Errors

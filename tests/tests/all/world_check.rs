@@ -195,3 +195,18 @@ fn a_killed_maker_leaves_nothing() {
     })
     .unwrap();
 }
+
+#[test]
+fn many_clients_come_from_as_many_addresses() {
+    let mut world = routed(Options::default());
+    world.many_clients(40).unwrap();
+    let to = world.backend_addr(0, Family::V4).to_string();
+    let told = world
+        .run_client(&["sequence", "--to", &to, "--count", "80"])
+        .unwrap();
+    assert_eq!(told["connections"], 80, "{told}");
+    let report = world.backends[0].report().unwrap();
+    let clients = report["clients"].as_object().unwrap();
+    assert_eq!(clients.len(), 40, "{report}");
+    assert!(clients.values().all(|count| *count == 2), "{report}");
+}
