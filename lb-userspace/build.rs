@@ -12,7 +12,10 @@ fn main() {
     match object.canonicalize() {
         Ok(path) => println!("cargo::rustc-env=MELTEMI_BPF_OBJECT_PATH={}", path.display()),
         Err(error) => {
-            println!("cargo::error=the kernel programs are not built ({}: {error}); run `cargo xtask build`", object.display());
+            println!(
+                "cargo::error=the kernel programs are not built ({}: {error}); run `cargo xtask build`",
+                object.display()
+            );
         }
     }
 }

@@ -48,7 +48,8 @@ impl State {
     /// Both ends are done: a SYN on this tuple starts a new flow.
     #[inline(always)]
     pub const fn closed(self) -> bool {
-        self.0 & (Self::RESET | Self::ENDED) != 0 || self.0 & (Self::CLIENT_FIN | Self::BACKEND_FIN) == Self::CLIENT_FIN | Self::BACKEND_FIN
+        self.0 & (Self::RESET | Self::ENDED) != 0
+            || self.0 & (Self::CLIENT_FIN | Self::BACKEND_FIN) == Self::CLIENT_FIN | Self::BACKEND_FIN
     }
 
     pub const fn phase(self) -> Phase {

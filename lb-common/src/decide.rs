@@ -116,7 +116,10 @@ fn handshake<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Ve
 
 #[inline(always)]
 fn completes<A>(segment: &Segment<A>, pending: &PendingEntry<A>) -> bool {
-    segment.has(tcp::ACK_FLAG) && !segment.has(tcp::SYN) && pending.answered != 0 && segment.ack.wrapping_sub(pending.expect) < ACK_WINDOW
+    segment.has(tcp::ACK_FLAG)
+        && !segment.has(tcp::SYN)
+        && pending.answered != 0
+        && segment.ack.wrapping_sub(pending.expect) < ACK_WINDOW
 }
 
 /// Moves a flow from the table of handshakes to the table of flows. Never the other order: a source port must be taken
@@ -164,7 +167,12 @@ fn open<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict
         Forwarding::Snat => packet.pick.backend.source,
         Forwarding::Dnat => packet.segment.tuple.src,
     };
-    packet.to = Tuple { src: source, dst: packet.pick.backend.address, sport: packet.segment.tuple.sport, dport: packet.pick.backend.port };
+    packet.to = Tuple {
+        src: source,
+        dst: packet.pick.backend.address,
+        sport: packet.segment.tuple.sport,
+        dport: packet.pick.backend.port,
+    };
     if !next_hop(tables, packet) {
         return Verdict::Drop(Reason::DropNoRoute);
     }

@@ -1,10 +1,15 @@
 //! A flow's five-tuple, its reverse, and the hash that places it.
 
-use crate::{checksum::Sum, wire::{Be16, Be32, ipv4, ipv6}};
+use crate::{
+    checksum::Sum,
+    wire::{Be16, Be32, ipv4, ipv6},
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// An IP address of one family, as it lies in the packet.
-pub trait Address: Copy + Clone + PartialEq + Eq + core::fmt::Debug + core::hash::Hash + FromBytes + IntoBytes + Immutable + 'static {
+pub trait Address:
+    Copy + Clone + PartialEq + Eq + core::fmt::Debug + core::hash::Hash + FromBytes + IntoBytes + Immutable + 'static
+{
     const FAMILY: Family;
     const ZERO: Self;
     /// Where source and destination lie in this family's IP header.
@@ -24,11 +29,15 @@ pub enum Family {
     V6,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(transparent)]
 pub struct V4(pub Be32);
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(transparent)]
 pub struct V6(pub [Be32; 4]);
 

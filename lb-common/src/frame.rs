@@ -2,7 +2,10 @@
 //!
 //! Offsets count from the first byte of the Ethernet header. How bytes are reached is the implementer's business.
 
-use crate::{checksum::{self, Sum}, wire::Be16};
+use crate::{
+    checksum::{self, Sum},
+    wire::Be16,
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 pub trait Frame {

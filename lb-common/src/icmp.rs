@@ -83,7 +83,9 @@ fn translate<A: Family, F: Frame>(frame: &mut F, packet: &mut Packet<A>, quoted:
     packet.reverse = packet.to.reverse();
     let (tuple, original) = (&packet.segment.tuple, &packet.reverse);
     let addresses = tuple.src.change(&original.src).plus(tuple.dst.change(&original.dst));
-    let ports = Sum::default().replace16(tuple.sport.raw(), original.sport.raw()).replace16(tuple.dport.raw(), original.dport.raw());
+    let ports = Sum::default()
+        .replace16(tuple.sport.raw(), original.sport.raw())
+        .replace16(tuple.dport.raw(), original.dport.raw());
     let mut body = addresses.plus(ports);
     if A::FAMILY == FamilyName::V4 {
         let check: Be16 = frame.load(quoted.at + ipv4::CHECKSUM).ok_or(Reason::DropRewrite)?;
@@ -107,6 +109,7 @@ fn translate<A: Family, F: Frame>(frame: &mut F, packet: &mut Packet<A>, quoted:
     A::rewrite(frame, ip.at, &packet.to.src, &packet.to.dst, outer)?;
     // RFC 4443 section 2.3: ICMPv6 sums a pseudo header, ICMP does not.
     let pseudo = if A::FAMILY == FamilyName::V6 { outer } else { Sum::default() };
-    let change = TransportChange { pseudo, body, pseudo_before: 0, segment: ip.transport, segment_len: ip.transport_len };
+    let change =
+        TransportChange { pseudo, body, pseudo_before: 0, segment: ip.transport, segment_len: ip.transport_len };
     frame.patch_icmp(ip.transport + CHECKSUM, &change).ok_or(Reason::DropRewrite)
 }

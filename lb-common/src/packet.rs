@@ -68,15 +68,40 @@ impl<A: Address> Packet<A> {
             side: Side::Client,
             mtu: 0,
         };
-        let backend = Backend { address: A::ZERO, source: A::ZERO, port: Be16::new(0), forwarding: Forwarding::Snat, reserved: 0, stats: 0 };
+        let backend = Backend {
+            address: A::ZERO,
+            source: A::ZERO,
+            port: Be16::new(0),
+            forwarding: Forwarding::Snat,
+            reserved: 0,
+            stats: 0,
+        };
         let pending = PendingEntry { entry, expect: 0, answered: 0 };
         Self {
-            ip: Ip { at: 0, src: A::ZERO, dst: A::ZERO, protocol: 0, transport: 0, transport_len: 0, fragment: Fragment::Whole },
+            ip: Ip {
+                at: 0,
+                src: A::ZERO,
+                dst: A::ZERO,
+                protocol: 0,
+                transport: 0,
+                transport_len: 0,
+                fragment: Fragment::Whole,
+            },
             segment: Segment { tuple, flags: 0, seq: 0, ack: 0, ip_len: 0, wire_len: 0 },
             to: tuple,
             hop: Hop::default(),
             mtu: 0,
-            pick: Pick { rule: 0, hash: FlowHash::of(&tuple, HashKey::Flow), slot: 0, position: 0, destination: 0, outcome: Outcome::Empty, backend_id: 0, backend_slot: 0, backend },
+            pick: Pick {
+                rule: 0,
+                hash: FlowHash::of(&tuple, HashKey::Flow),
+                slot: 0,
+                position: 0,
+                destination: 0,
+                outcome: Outcome::Empty,
+                backend_id: 0,
+                backend_slot: 0,
+                backend,
+            },
             here: pending,
             there: pending,
             reverse: tuple,

@@ -114,10 +114,7 @@ impl Header for crate::flow::V4 {
 impl Header for crate::flow::V6 {
     #[inline(always)]
     fn extends(protocol: u8) -> bool {
-        matches!(
-            protocol,
-            ipv6::HOP_BY_HOP | ipv6::ROUTING | ipv6::DESTINATION | ipv6::AUTHENTICATION | ipv6::FRAGMENT
-        )
+        matches!(protocol, ipv6::HOP_BY_HOP | ipv6::ROUTING | ipv6::DESTINATION | ipv6::AUTHENTICATION | ipv6::FRAGMENT)
     }
 
     #[inline(always)]

@@ -42,7 +42,8 @@ pub fn pick<A: Address, T: Tables<A>>(tables: &T, flow: &Tuple<A>, pick: &mut Pi
     let slots = tables.word(base + rule::SLOTS);
     let shape = tables.word(base + rule::SHAPE);
     pick.rule = id;
-    pick.hash = FlowHash::of(flow, if shape & 0xff == HashKey::SourceIp as u32 { HashKey::SourceIp } else { HashKey::Flow });
+    pick.hash =
+        FlowHash::of(flow, if shape & 0xff == HashKey::SourceIp as u32 { HashKey::SourceIp } else { HashKey::Flow });
     pick.slot = pick.hash.subset_slot(slots);
     let table = base + rule::DESTINATIONS + (shape >> 8) * rule::DESTINATION_WORDS;
     pick.position = tables.word(table + pick.slot / 4) >> (8 * (pick.slot % 4)) & 0xff;

@@ -106,7 +106,12 @@ enum Kind {
 }
 
 #[inline(never)]
-fn read<A: Family, F: Frame, T: Tables<A>>(frame: &F, tables: &T, packet: &mut Packet<A>, at: usize) -> Result<Kind, Reason> {
+fn read<A: Family, F: Frame, T: Tables<A>>(
+    frame: &F,
+    tables: &T,
+    packet: &mut Packet<A>,
+    at: usize,
+) -> Result<Kind, Reason> {
     packet.ip = A::parse(frame, at, Room::Whole)?;
     if packet.ip.protocol == A::ICMP && packet.ip.fragment == Fragment::Whole {
         return Ok(Kind::Icmp);

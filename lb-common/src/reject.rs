@@ -121,7 +121,8 @@ impl Answer for V6 {
         }
         let header = [Be32::new(6 << 28), Be32::new((len as u32) << 16 | (protocol::ICMPV6 as u32) << 8 | HOPS as u32)];
         let kind = [Be32::new(0x0200_0000), Be32::new(mtu as u32)];
-        let pseudo = ip.src.sum().plus(ip.dst.sum()).word(Be16::new(len as u16)).word(Be16::new(protocol::ICMPV6 as u16));
+        let pseudo =
+            ip.src.sum().plus(ip.dst.sum()).word(Be16::new(len as u16)).word(Be16::new(protocol::ICMPV6 as u16));
         let body = quoted.iter().fold(pseudo.long(kind[0]).long(kind[1]), |sum, word| sum.long(*word));
         swap_link(frame)?;
         frame.store(ip.at, header)?;

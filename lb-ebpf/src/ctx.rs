@@ -1,11 +1,11 @@
 //! Frames as the kernel hands them out: all packet pointer arithmetic, and the helpers that need the context.
 
+use crate::maps;
 use aya_ebpf::{
     bindings::{BPF_F_PSEUDO_HDR, xdp_md},
     helpers::generated::{bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_xdp_adjust_tail},
     programs::{TcContext, XdpContext},
 };
-use crate::maps;
 use core::{arch::asm, marker::PhantomData, ptr};
 use lb_common::{
     checksum::{self, Sum},
@@ -226,7 +226,8 @@ impl<'a> TcFrame<'a> {
     #[inline(always)]
     fn replace(&self, at: usize, change: Sum, flags: u64) -> Option<()> {
         // SAFETY: the helper checks the offset; size 0 in the flags makes the last value a difference.
-        (unsafe { bpf_l4_csum_replace(self.ctx.skb.skb, at as u32, 0, change.fold32() as u64, flags) } == 0).then_some(())
+        (unsafe { bpf_l4_csum_replace(self.ctx.skb.skb, at as u32, 0, change.fold32() as u64, flags) } == 0)
+            .then_some(())
     }
 
     #[inline(always)]

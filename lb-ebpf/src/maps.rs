@@ -1,9 +1,11 @@
 //! Every kernel map, and `lb_common`'s tables over them.
 
+use crate::ctx::Summing;
 use aya_ebpf::{
     EbpfContext,
     bindings::{
-        BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup as FibLookup,
+        BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST,
+        bpf_fib_lookup as FibLookup,
     },
     cty::c_void,
     helpers::generated::{bpf_fib_lookup, bpf_jiffies64, bpf_ktime_get_ns},
@@ -11,14 +13,13 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray},
     programs::{TcContext, XdpContext},
 };
-use crate::ctx::Summing;
 use core::{mem, ptr};
 use lb_common::{
     flow::{Address, Tuple, V4, V6},
     packet::Packet,
     table::{
-        ARENA_LINE, Backend, BackendStats, FlowEntry, FragmentKey, FragmentPorts, Hop, PORT_WORDS, PendingEntry, PortUse, Put, PutError, Region, Route, Settings, Side,
-        Tables, VipKey,
+        ARENA_LINE, Backend, BackendStats, FlowEntry, FragmentKey, FragmentPorts, Hop, PORT_WORDS, PendingEntry,
+        PortUse, Put, PutError, Region, Route, Settings, Side, Tables, VipKey,
     },
     verdict::Reason,
     wire::{Be16, Mac},
@@ -176,16 +177,34 @@ macro_rules! family_maps {
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-family_maps!(V4, FLOWS4, PENDING4, FRAGMENTS4, VIPS4, BACKENDS4, SCRATCH4, |lookup: &mut FibLookup, from: &V4, to: &V4| {
-    lookup.family = AF_INET;
-    lookup.__bindgen_anon_3.ipv4_src = from.0.raw();
-    lookup.__bindgen_anon_4.ipv4_dst = to.0.raw();
-});
-family_maps!(V6, FLOWS6, PENDING6, FRAGMENTS6, VIPS6, BACKENDS6, SCRATCH6, |lookup: &mut FibLookup, from: &V6, to: &V6| {
-    lookup.family = AF_INET6;
-    lookup.__bindgen_anon_3.ipv6_src = from.0.map(|word| word.raw());
-    lookup.__bindgen_anon_4.ipv6_dst = to.0.map(|word| word.raw());
-});
+family_maps!(
+    V4,
+    FLOWS4,
+    PENDING4,
+    FRAGMENTS4,
+    VIPS4,
+    BACKENDS4,
+    SCRATCH4,
+    |lookup: &mut FibLookup, from: &V4, to: &V4| {
+        lookup.family = AF_INET;
+        lookup.__bindgen_anon_3.ipv4_src = from.0.raw();
+        lookup.__bindgen_anon_4.ipv4_dst = to.0.raw();
+    }
+);
+family_maps!(
+    V6,
+    FLOWS6,
+    PENDING6,
+    FRAGMENTS6,
+    VIPS6,
+    BACKENDS6,
+    SCRATCH6,
+    |lookup: &mut FibLookup, from: &V6, to: &V6| {
+        lookup.family = AF_INET6;
+        lookup.__bindgen_anon_3.ipv6_src = from.0.map(|word| word.raw());
+        lookup.__bindgen_anon_4.ipv6_dst = to.0.map(|word| word.raw());
+    }
+);
 
 /// The balancer sends packets as itself, so routes are looked up as for local packets: from the loopback interface. The
 /// agent turns forwarding on for that interface alone (`bpf_fib_lookup` refuses otherwise).
@@ -388,6 +407,9 @@ fn put_error(code: i32) -> PutError {
 
 #[inline(always)]
 fn mac(bytes: [u8; 6]) -> Mac {
-    Mac([u16::from_ne_bytes([bytes[0], bytes[1]]), u16::from_ne_bytes([bytes[2], bytes[3]]), u16::from_ne_bytes([bytes[4], bytes[5]])])
+    Mac([
+        u16::from_ne_bytes([bytes[0], bytes[1]]),
+        u16::from_ne_bytes([bytes[2], bytes[3]]),
+        u16::from_ne_bytes([bytes[4], bytes[5]]),
+    ])
 }
-

@@ -165,15 +165,30 @@ impl Agent {
         maps.set_meta(Meta::Forwarding, changed)?;
         let left = maps.left()?;
         if !left.rules.is_empty() {
-            tracing::info!(rules = left.rules.len(), backends = left.backends.len(), "adopting the tables of a former agent");
+            tracing::info!(
+                rules = left.rules.len(),
+                backends = left.backends.len(),
+                "adopting the tables of a former agent"
+            );
         }
         let (ids, image) = adopt(&left, maps.meta(Meta::NextBackend)? as u32);
         let revision = maps.meta(Meta::Revision)?;
-        let state = State::new(maps, pins.clone(), image, revision, attachments.clone(), options.timeouts, options.limits.flows, ticks_per_second);
+        let state = State::new(
+            maps,
+            pins.clone(),
+            image,
+            revision,
+            attachments.clone(),
+            options.timeouts,
+            options.limits.flows,
+            ticks_per_second,
+        );
         let shared: Shared = Arc::new(Mutex::new(state));
         let mut agent = Self { options, pins, network, store: Store::default(), ids, loaded, shared, _lock: lock };
         if let Some(address) = agent.options.admin {
-            admin::serve(address, agent.shared.clone()).await.map_err(|source| AgentError::Admin { address, source })?;
+            admin::serve(address, agent.shared.clone())
+                .await
+                .map_err(|source| AgentError::Admin { address, source })?;
         }
         let files = file::load(&agent.options.config);
         if let Some(unreadable) = files.unreadable.first() {
@@ -209,7 +224,10 @@ impl Agent {
             Ok(0) => {}
             Ok(changed) => {
                 let revision = self.state(|state| state.revision);
-                eprintln!("applied revision={revision} changed={changed} in={:.1}ms", start.elapsed().as_secs_f64() * 1e3);
+                eprintln!(
+                    "applied revision={revision} changed={changed} in={:.1}ms",
+                    start.elapsed().as_secs_f64() * 1e3
+                );
             }
             Err(error) => {
                 self.state(|state| state.stale = Some(error.to_string()));
@@ -230,7 +248,10 @@ impl Agent {
     /// Makes `model` the one in force.
     async fn put(&mut self, model: Arc<Model>) -> Result<usize, AgentError> {
         let endpoints = compile::endpoint_addresses(&model);
-        let host = self.network.survey(&self.options.interfaces, &self.options.vips, &endpoints, self.options.forwarding).await?;
+        let host = self
+            .network
+            .survey(&self.options.interfaces, &self.options.vips, &endpoints, self.options.forwarding)
+            .await?;
         for missing in endpoints.iter().filter(|endpoint| !host.paths.contains_key(endpoint)) {
             tracing::warn!("no route to endpoint {missing}: it is left out");
         }
@@ -285,7 +306,9 @@ impl Agent {
 
     fn stop(self) {
         match self.options.on_exit {
-            OnExit::Leave => tracing::info!("leaving; the kernel goes on with revision {}", self.state(|state| state.revision)),
+            OnExit::Leave => {
+                tracing::info!("leaving; the kernel goes on with revision {}", self.state(|state| state.revision))
+            }
             OnExit::Detach => {
                 let changed = self.state(|state| state.maps.meta(Meta::Forwarding)).unwrap_or(0);
                 if let Err(error) = self.pins.remove() {
@@ -308,15 +331,28 @@ fn adopt(left: &Left, next_backend: u32) -> (Ids, Image) {
         rules: Pool::recovered(left.rules.iter().map(|(name, id)| (*name, id.0))),
         subsets: Pool::recovered(left.subsets.iter().map(|(name, id)| (*name, id.0))),
         destination_stats: Pool::recovered(left.destination_stats.iter().copied()),
-        backend_stats: Pool::recovered(left.backends.iter().map(|(_, backend)| (crate::image::name_hash(&backend.address.to_string()), backend.stats.0))),
+        backend_stats: Pool::recovered(
+            left.backends
+                .iter()
+                .map(|(_, backend)| (crate::image::name_hash(&backend.address.to_string()), backend.stats.0)),
+        ),
         backends: Backends::recovered(left.backends.iter().map(|(id, backend)| (backend.address, id.0)), next_backend),
     };
     let unknown: Arc<str> = "".into();
-    let rule = || RuleTable { name: unknown.clone(), hash: lb_common::flow::HashKey::Flow, destinations: Vec::new(), listener: usize::MAX };
+    let rule = || RuleTable {
+        name: unknown.clone(),
+        hash: lb_common::flow::HashKey::Flow,
+        destinations: Vec::new(),
+        listener: usize::MAX,
+    };
     let image = Image {
         vips: left.vips.iter().copied().collect(),
         rules: left.rules.iter().map(|(_, id)| (*id, rule())).collect(),
-        subsets: left.subsets.iter().map(|(_, id)| (*id, SubsetTable { name: unknown.clone(), members: Vec::new() })).collect(),
+        subsets: left
+            .subsets
+            .iter()
+            .map(|(_, id)| (*id, SubsetTable { name: unknown.clone(), members: Vec::new() }))
+            .collect(),
         backends: left.backends.iter().copied().collect(),
     };
     (ids, image)
@@ -326,7 +362,10 @@ fn adopt(left: &Left, next_backend: u32) -> (Ids, Image) {
 fn plan_attachments(options: &Options, links: &[Link]) -> Result<Vec<Attachment>, LoadError> {
     let mut attachments = Vec::new();
     for interface in &options.interfaces {
-        let link = links.iter().find(|link| link.name == *interface).ok_or_else(|| LoadError::NoInterface(interface.clone()))?;
+        let link = links
+            .iter()
+            .find(|link| link.name == *interface)
+            .ok_or_else(|| LoadError::NoInterface(interface.clone()))?;
         let mode = options.mode.unwrap_or(match link.nature {
             Nature::Hardware => Mode::Xdp,
             Nature::Virtual => Mode::Tc,

@@ -93,15 +93,7 @@ fn text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error
 /// The compiler-like text form: one line, and the remedy indented under it.
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Finding {
-            severity,
-            code,
-            file,
-            line,
-            column,
-            message,
-            ..
-        } = self;
+        let Finding { severity, code, file, line, column, message, .. } = self;
         write!(f, "{file}:{line}:{column}: {severity}[{code}]: ")?;
         match (self.object.as_str(), self.path.as_str()) {
             ("", _) => {}
@@ -119,12 +111,8 @@ impl fmt::Display for Finding {
 /// Puts findings into reading order (file, line, column) and drops repetitions.
 pub fn sort(findings: &mut Vec<Finding>) {
     findings.sort_by(|a, b| {
-        (
-            &a.file, a.line, a.column, b.severity, a.code, &a.path, &a.message,
-        )
-            .cmp(&(
-                &b.file, b.line, b.column, a.severity, b.code, &b.path, &b.message,
-            ))
+        (&a.file, a.line, a.column, b.severity, a.code, &a.path, &a.message)
+            .cmp(&(&b.file, b.line, b.column, a.severity, b.code, &b.path, &b.message))
     });
     findings.dedup();
 }

@@ -76,7 +76,13 @@ impl Network {
 
     /// Addresses of `interfaces` and `vips`, and the way to each of `endpoints`; those without a route are left out.
     /// Asks for the link address of every next hop on the way, so that it is known when the first packet comes.
-    pub async fn survey(&self, interfaces: &[String], vips: &[IpAddr], endpoints: &BTreeSet<IpAddr>, choice: Choice) -> Result<Host, HostError> {
+    pub async fn survey(
+        &self,
+        interfaces: &[String],
+        vips: &[IpAddr],
+        endpoints: &BTreeSet<IpAddr>,
+        choice: Choice,
+    ) -> Result<Host, HostError> {
         let links = self.links().await?;
         let attached: BTreeMap<u32, Nature> =
             links.iter().filter(|link| interfaces.contains(&link.name)).map(|link| (link.index, link.nature)).collect();
@@ -93,7 +99,9 @@ impl Network {
             }
             let forwarding = match choice {
                 Choice::Always(forwarding) => forwarding,
-                Choice::Auto if way.gateway.is_none() && attached.get(&way.ifindex) == Some(&Nature::Virtual) => Forwarding::Dnat,
+                Choice::Auto if way.gateway.is_none() && attached.get(&way.ifindex) == Some(&Nature::Virtual) => {
+                    Forwarding::Dnat
+                }
                 Choice::Auto => Forwarding::Snat,
             };
             host.paths.insert(*endpoint, Path { source: way.source, forwarding });
@@ -135,7 +143,8 @@ impl Network {
                 AddressAttribute::Address(address) => Some(*address),
                 _ => None,
             });
-            addresses.extend(own.or(any).filter(|address| !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())));
+            addresses
+                .extend(own.or(any).filter(|address| !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())));
         }
         Ok(addresses)
     }
@@ -170,7 +179,13 @@ impl Network {
     /// Has the kernel resolve a neighbour, or confirm one it has not heard of for a while. Whatever comes of it, the data
     /// path copes.
     async fn meet(&self, ifindex: u32, neighbour: IpAddr) {
-        let request = self.handle.neighbours().add(ifindex, neighbour).state(NeighbourState::None).flags(NeighbourFlags::Use).replace();
+        let request = self
+            .handle
+            .neighbours()
+            .add(ifindex, neighbour)
+            .state(NeighbourState::None)
+            .flags(NeighbourFlags::Use)
+            .replace();
         if let Err(error) = request.execute().await {
             tracing::debug!(%neighbour, %error, "cannot ask for a link address");
         }

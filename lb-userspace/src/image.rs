@@ -92,7 +92,9 @@ impl RuleTable {
 
 /// The 64-bit hash by which names are known in kernel tables (FNV-1a, mixed).
 pub fn name_hash(name: &str) -> u64 {
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01b3));
+    let hash = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01b3));
     lb_common::flow::mix(hash)
 }
 
@@ -105,7 +107,11 @@ impl fmt::Display for Image {
             writeln!(f, "rule {} {:?} {}", id.0, rule.hash, rule.name)?;
             for destination in &rule.destinations {
                 let subset = destination.subset.map_or("broken".to_owned(), |id| format!("subset {}", id.0));
-                writeln!(f, "  weight {} {subset} stats {} {}", destination.weight, destination.stats.0, destination.name)?;
+                writeln!(
+                    f,
+                    "  weight {} {subset} stats {} {}",
+                    destination.weight, destination.stats.0, destination.name
+                )?;
             }
         }
         for (id, subset) in &self.subsets {
@@ -115,7 +121,11 @@ impl fmt::Display for Image {
             }
         }
         for (id, backend) in &self.backends {
-            writeln!(f, "backend {} {} {:?} from {} stats {}", id.0, backend.address, backend.forwarding, backend.source, backend.stats.0)?;
+            writeln!(
+                f,
+                "backend {} {} {:?} from {} stats {}",
+                id.0, backend.address, backend.forwarding, backend.source, backend.stats.0
+            )?;
         }
         Ok(())
     }

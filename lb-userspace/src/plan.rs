@@ -35,15 +35,37 @@ impl Plan {
 /// Add before delete, from the inside out: backends, subsets, rules, VIPs; then back again.
 pub fn diff(old: &Image, new: &Image) -> Plan {
     let mut ops = Vec::new();
-    ops.extend(new.backends.iter().filter(|(id, backend)| old.backends.get(id) != Some(backend)).map(|(id, backend)| Op::PutBackend(*id, *backend)));
-    ops.extend(new.subsets.iter().filter(|(id, table)| old.subsets.get(id) != Some(table)).map(|(id, table)| Op::PutSubset(*id, table.clone())));
+    ops.extend(
+        new.backends
+            .iter()
+            .filter(|(id, backend)| old.backends.get(id) != Some(backend))
+            .map(|(id, backend)| Op::PutBackend(*id, *backend)),
+    );
+    ops.extend(
+        new.subsets
+            .iter()
+            .filter(|(id, table)| old.subsets.get(id) != Some(table))
+            .map(|(id, table)| Op::PutSubset(*id, table.clone())),
+    );
     let changed = |id: &RuleId, table: &RuleTable| !old.rules.get(id).is_some_and(|before| before.same_table(table));
-    ops.extend(new.rules.iter().filter(|(id, table)| changed(id, table)).map(|(id, table)| Op::PutRule(*id, table.clone())));
-    ops.extend(new.vips.iter().filter(|(vip, rule)| old.vips.get(vip) != Some(rule)).map(|(vip, rule)| Op::PutVip(*vip, *rule)));
+    ops.extend(
+        new.rules.iter().filter(|(id, table)| changed(id, table)).map(|(id, table)| Op::PutRule(*id, table.clone())),
+    );
+    ops.extend(
+        new.vips
+            .iter()
+            .filter(|(vip, rule)| old.vips.get(vip) != Some(rule))
+            .map(|(vip, rule)| Op::PutVip(*vip, *rule)),
+    );
     ops.extend(old.vips.keys().filter(|vip| !new.vips.contains_key(vip)).map(|vip| Op::DeleteVip(*vip)));
     ops.extend(old.rules.keys().filter(|id| !new.rules.contains_key(id)).map(|id| Op::DeleteRule(*id)));
     ops.extend(old.subsets.keys().filter(|id| !new.subsets.contains_key(id)).map(|id| Op::DeleteSubset(*id)));
-    ops.extend(old.backends.iter().filter(|(id, _)| !new.backends.contains_key(id)).map(|(id, backend)| Op::DeleteBackend(*id, *backend)));
+    ops.extend(
+        old.backends
+            .iter()
+            .filter(|(id, _)| !new.backends.contains_key(id))
+            .map(|(id, backend)| Op::DeleteBackend(*id, *backend)),
+    );
     Plan { ops }
 }
 
@@ -52,9 +74,12 @@ impl fmt::Display for Plan {
         for op in &self.ops {
             match op {
                 Op::PutBackend(id, backend) => writeln!(f, "put backend {} {}", id.0, backend.address)?,
-                Op::PutSubset(id, table) => writeln!(f, "put subset {} {} ({} members)", id.0, table.name, table.members.len())?,
+                Op::PutSubset(id, table) => {
+                    writeln!(f, "put subset {} {} ({} members)", id.0, table.name, table.members.len())?
+                }
                 Op::PutRule(id, table) => {
-                    let weights: Vec<String> = table.destinations.iter().map(|destination| destination.weight.to_string()).collect();
+                    let weights: Vec<String> =
+                        table.destinations.iter().map(|destination| destination.weight.to_string()).collect();
                     writeln!(f, "put rule {} {} weights {}", id.0, table.name, weights.join("/"))?;
                 }
                 Op::PutVip(vip, rule) => writeln!(f, "put vip {}:{} rule {}", vip.address, vip.port, rule.0)?,

@@ -81,12 +81,7 @@ impl Options {
     /// With `--mode auto --forwarding auto`.
     #[must_use]
     pub fn new(config: impl Into<PathBuf>) -> Self {
-        Options {
-            config: config.into(),
-            mode: Mode::Auto,
-            forwarding: Forwarding::Auto,
-            more: Vec::new(),
-        }
+        Options { config: config.into(), mode: Mode::Auto, forwarding: Forwarding::Auto, more: Vec::new() }
     }
 }
 
@@ -115,11 +110,7 @@ pub fn program() -> Result<PathBuf> {
         return Ok(PathBuf::from(named));
     }
     let beside = crate::world::helper_program()?.with_file_name("meltemi");
-    ensure!(
-        beside.is_file(),
-        "{} is not built: run `cargo xtask build`",
-        beside.display()
-    );
+    ensure!(beside.is_file(), "{} is not built: run `cargo xtask build`", beside.display());
     Ok(beside)
 }
 
@@ -141,37 +132,13 @@ impl Agent {
         let log = fresh_log(&world.dir())?;
         let mut command = world.lb.command(program);
         command.arg("run").arg("--config").arg(&options.config);
-        command.args([
-            "--interface",
-            CLIENT_SIDE,
-            "--interface",
-            BACK_SIDE,
-            "--admin",
-            ADMIN,
-        ]);
+        command.args(["--interface", CLIENT_SIDE, "--interface", BACK_SIDE, "--admin", ADMIN]);
         command.arg("--pin").arg(world.pin_dir());
-        command
-            .args([
-                "--mode",
-                options.mode.name(),
-                "--forwarding",
-                options.forwarding.name(),
-            ])
-            .args(&options.more);
+        command.args(["--mode", options.mode.name(), "--forwarding", options.forwarding.name()]).args(&options.more);
         // A file, not a pipe: it can be read at any time, and the agent may outlive us.
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(&log)?);
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Agent {
-            netns: world.lb.clone(),
-            pin: world.pin_dir(),
-            log,
-            child,
-        })
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?);
+        let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+        Ok(Agent { netns: world.lb.clone(), pin: world.pin_dir(), log, child })
     }
 
     /// Waits for `ready revision=N` and gives N.
@@ -215,20 +182,14 @@ impl Agent {
     /// # Errors
     /// When it has ended already.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
-        ensure!(
-            self.child.try_wait()?.is_none(),
-            "the agent has ended already\n{}",
-            self.log()
-        );
+        ensure!(self.child.try_wait()?.is_none(), "the agent has ended already\n{}", self.log());
         let name = match signal {
             Signal::Terminate => "-TERM",
             Signal::Interrupt => "-INT",
             Signal::Kill => "-KILL",
         };
         let pid = self.child.id().to_string();
-        let status = Command::new("sh")
-            .args(["-c", "kill \"$1\" \"$2\"", "sh", name, &pid])
-            .status()?;
+        let status = Command::new("sh").args(["-c", "kill \"$1\" \"$2\"", "sh", name, &pid]).status()?;
         ensure!(status.success(), "cannot signal {pid}");
         Ok(())
     }
@@ -273,20 +234,10 @@ impl Agent {
     /// # Errors
     /// When it fails, with what it said.
     pub fn command(&self, args: &[&str]) -> Result<String> {
-        let output = self
-            .netns
-            .command(program()?)
-            .args(args)
-            .stdin(Stdio::null())
-            .output()?;
+        let output = self.netns.command(program()?).args(args).stdin(Stdio::null()).output()?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            bail!(
-                "meltemi {}: {}: {}",
-                args.join(" "),
-                output.status,
-                said.trim()
-            );
+            bail!("meltemi {}: {}: {}", args.join(" "), output.status, said.trim());
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
@@ -296,25 +247,13 @@ impl Agent {
         std::mem::forget(self);
     }
 
-    fn wait_line(
-        &mut self,
-        limit: Duration,
-        mark: &str,
-        wanted: impl Fn(u64) -> bool,
-    ) -> Result<u64> {
+    fn wait_line(&mut self, limit: Duration, mark: &str, wanted: impl Fn(u64) -> bool) -> Result<u64> {
         self.wait_for(limit, mark, |log| {
-            log.lines()
-                .filter_map(|line| number_after(line, mark))
-                .find(|found| wanted(*found))
+            log.lines().filter_map(|line| number_after(line, mark)).find(|found| wanted(*found))
         })
     }
 
-    fn wait_for<T>(
-        &mut self,
-        limit: Duration,
-        what: &str,
-        look: impl Fn(&str) -> Option<T>,
-    ) -> Result<T> {
+    fn wait_for<T>(&mut self, limit: Duration, what: &str, look: impl Fn(&str) -> Option<T>) -> Result<T> {
         let found = poll::until(limit, &format!("`{what}` of the agent"), || {
             // Whether it lives is asked before the log is read: a line written just before the end still counts.
             let ended = self.child.try_wait()?;
@@ -332,13 +271,7 @@ impl Agent {
     }
 
     fn log_for_people(&self) -> String {
-        format!(
-            "the agent's log:\n{}",
-            self.log()
-                .lines()
-                .map(|line| format!("  | {line}\n"))
-                .collect::<String>()
-        )
+        format!("the agent's log:\n{}", self.log().lines().map(|line| format!("  | {line}\n")).collect::<String>())
     }
 }
 
@@ -356,18 +289,14 @@ impl Drop for Agent {
 /// `ready revision=12 ...` gives 12; also where the words stand inside a line of a structured log.
 fn number_after(line: &str, mark: &str) -> Option<u64> {
     let rest = &line[line.find(mark)? + mark.len()..];
-    let digits = rest
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(rest.len());
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
     rest[..digits].parse().ok()
 }
 
 /// agent-1.log, agent-2.log, ...: one a start.
 fn fresh_log(dir: &Path) -> Result<PathBuf> {
     let mut names = (1..).map(|number: u32| dir.join(format!("agent-{number}.log")));
-    names
-        .find(|path| !path.exists())
-        .context("no name for a log")
+    names.find(|path| !path.exists()).context("no name for a log")
 }
 
 /// Mounts the bpf file system where it is not there; a fresh machine has none.
@@ -376,19 +305,11 @@ fn fresh_log(dir: &Path) -> Result<PathBuf> {
 /// When it cannot be mounted.
 pub fn mount_bpffs() -> Result<()> {
     let mounts = fs::read_to_string("/proc/mounts")?;
-    if mounts
-        .lines()
-        .any(|line| line.contains(" /sys/fs/bpf bpf "))
-    {
+    if mounts.lines().any(|line| line.contains(" /sys/fs/bpf bpf ")) {
         return Ok(());
     }
-    let status = Command::new("mount")
-        .args(["-t", "bpf", "bpf", "/sys/fs/bpf"])
-        .status()?;
-    ensure!(
-        status.success(),
-        "cannot mount the bpf file system at /sys/fs/bpf"
-    );
+    let status = Command::new("mount").args(["-t", "bpf", "bpf", "/sys/fs/bpf"]).status()?;
+    ensure!(status.success(), "cannot mount the bpf file system at /sys/fs/bpf");
     Ok(())
 }
 
@@ -399,14 +320,8 @@ mod tests {
     #[test]
     fn revisions_are_read_from_plain_and_structured_lines() {
         assert_eq!(number_after("ready revision=1", "ready revision="), Some(1));
-        assert_eq!(
-            number_after("applied revision=12 changed=3 in=2ms", "applied revision="),
-            Some(12)
-        );
-        assert_eq!(
-            number_after(r#"{"message":"ready revision=7"}"#, "ready revision="),
-            Some(7)
-        );
+        assert_eq!(number_after("applied revision=12 changed=3 in=2ms", "applied revision="), Some(12));
+        assert_eq!(number_after(r#"{"message":"ready revision=7"}"#, "ready revision="), Some(7));
         assert_eq!(number_after("ready revision=", "ready revision="), None);
         assert_eq!(number_after("nothing", "ready revision="), None);
     }

@@ -37,9 +37,7 @@ impl Example {
     /// # Errors
     /// When it cannot be written.
     pub fn write(files: &[(&str, &str)], into: &Path) -> Result<Example> {
-        let example = Example {
-            dir: into.join("config"),
-        };
+        let example = Example { dir: into.join("config") };
         fs::create_dir_all(&example.dir)?;
         for (name, text) in files {
             example.replace(name, text)?;
@@ -88,10 +86,7 @@ impl Example {
         for file in fs::read_dir(&self.dir)? {
             let path = file?.path();
             if is_manifest(&path) {
-                names.extend(
-                    path.file_name()
-                        .map(|name| name.to_string_lossy().into_owned()),
-                );
+                names.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
             }
         }
         names.sort();
@@ -118,11 +113,7 @@ impl Example {
     pub fn weights(&self) -> Result<Vec<u64>> {
         let mut weights = Vec::new();
         for name in self.files()? {
-            weights.extend(
-                self.read(&name)?
-                    .lines()
-                    .filter_map(|line| Some(weight_line(line)?.1)),
-            );
+            weights.extend(self.read(&name)?.lines().filter_map(|line| Some(weight_line(line)?.1)));
         }
         Ok(weights)
     }
@@ -134,29 +125,19 @@ impl Example {
     pub fn set_weights(&self, values: &[u64]) -> Result<()> {
         for name in self.files()? {
             let text = self.read(&name)?;
-            let count = text
-                .lines()
-                .filter(|line| weight_line(line).is_some())
-                .count();
+            let count = text.lines().filter(|line| weight_line(line).is_some()).count();
             if count == 0 {
                 continue;
             }
-            ensure!(
-                count == values.len(),
-                "{name} has {count} weights, not {}",
-                values.len()
-            );
+            ensure!(count == values.len(), "{name} has {count} weights, not {}", values.len());
             let mut next = values.iter();
-            let lines =
-                text.lines().map(
-                    |line| match weight_line(line).zip(next.as_slice().first()) {
-                        Some(((before, _), value)) => {
-                            next.next();
-                            format!("{before}{value}")
-                        }
-                        None => line.to_owned(),
-                    },
-                );
+            let lines = text.lines().map(|line| match weight_line(line).zip(next.as_slice().first()) {
+                Some(((before, _), value)) => {
+                    next.next();
+                    format!("{before}{value}")
+                }
+                None => line.to_owned(),
+            });
             let text = lines.map(|line| line + "\n").collect::<String>();
             return self.replace(&name, &text);
         }
@@ -172,13 +153,9 @@ pub fn root() -> PathBuf {
 }
 
 fn is_manifest(path: &Path) -> bool {
-    let hidden = path
-        .file_name()
-        .is_some_and(|name| name.to_string_lossy().starts_with('.'));
+    let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
     !hidden
-        && path.extension().is_some_and(|extension| {
-            extension == "yaml" || extension == "yml" || extension == "json"
-        })
+        && path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json")
 }
 
 /// A line `weight: N` as (everything before the number, N).
@@ -195,14 +172,8 @@ mod tests {
 
     #[test]
     fn weights_are_found_by_line() {
-        assert_eq!(
-            weight_line("      weight: 20"),
-            Some(("      weight: ", 20))
-        );
-        assert_eq!(
-            weight_line("    - weight: 80 # new"),
-            Some(("    - weight: ", 80))
-        );
+        assert_eq!(weight_line("      weight: 20"), Some(("      weight: ", 20)));
+        assert_eq!(weight_line("    - weight: 80 # new"), Some(("    - weight: ", 80)));
         assert_eq!(weight_line("    weightless: 1"), None);
         assert_eq!(weight_line("    weight:"), None);
     }

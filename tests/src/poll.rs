@@ -11,11 +11,7 @@ const STEP: Duration = Duration::from_millis(10);
 ///
 /// # Errors
 /// When the limit passes, or at once when `look` fails.
-pub fn until<T>(
-    limit: Duration,
-    what: &str,
-    mut look: impl FnMut() -> Result<Option<T>>,
-) -> Result<T> {
+pub fn until<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let started = Instant::now();
     loop {
         if let Some(found) = look()? {

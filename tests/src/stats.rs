@@ -20,19 +20,10 @@ pub fn chi_squared(observed: &[u64], weights: &[u64]) -> Test {
     let total = observed.iter().sum::<u64>() as f64;
     let whole = weights.iter().sum::<u64>() as f64;
     let classes = || observed.iter().zip(weights);
-    let impossible = classes().any(|(count, weight)| *weight == 0 && *count > 0)
-        || observed.len() != weights.len();
-    let freedom = weights
-        .iter()
-        .filter(|weight| **weight > 0)
-        .count()
-        .saturating_sub(1);
+    let impossible = classes().any(|(count, weight)| *weight == 0 && *count > 0) || observed.len() != weights.len();
+    let freedom = weights.iter().filter(|weight| **weight > 0).count().saturating_sub(1);
     if impossible {
-        return Test {
-            statistic: f64::INFINITY,
-            freedom,
-            p_value: 0.0,
-        };
+        return Test { statistic: f64::INFINITY, freedom, p_value: 0.0 };
     }
     let statistic: f64 = classes()
         .filter(|(_, weight)| **weight > 0 && total > 0.0)
@@ -41,16 +32,8 @@ pub fn chi_squared(observed: &[u64], weights: &[u64]) -> Test {
             (*count as f64 - expected).powi(2) / expected
         })
         .sum();
-    let p_value = if freedom == 0 {
-        1.0
-    } else {
-        upper_gamma(freedom as f64 / 2.0, statistic / 2.0)
-    };
-    Test {
-        statistic,
-        freedom,
-        p_value,
-    }
+    let p_value = if freedom == 0 { 1.0 } else { upper_gamma(freedom as f64 / 2.0, statistic / 2.0) };
+    Test { statistic, freedom, p_value }
 }
 
 /// The regularised upper incomplete gamma function Q(a, x), a > 0, x >= 0 (DLMF 8.2.4): by the series of P below the
@@ -60,11 +43,7 @@ fn upper_gamma(a: f64, x: f64) -> f64 {
         return 1.0;
     }
     let scale = (a * x.ln() - x - ln_gamma(a)).exp();
-    if x < a + 1.0 {
-        1.0 - scale * lower_series(a, x)
-    } else {
-        scale * upper_fraction(a, x)
-    }
+    if x < a + 1.0 { 1.0 - scale * lower_series(a, x) } else { scale * upper_fraction(a, x) }
 }
 
 fn lower_series(a: f64, x: f64) -> f64 {
@@ -108,11 +87,7 @@ fn not_zero(value: f64, tiny: f64) -> f64 {
 /// gamma(1) = 1 and gamma(1/2) = sqrt(pi).
 fn ln_gamma(a: f64) -> f64 {
     let mut at = if a.fract() == 0.0 { 1.0 } else { 0.5 };
-    let mut value = if a.fract() == 0.0 {
-        0.0
-    } else {
-        std::f64::consts::PI.ln() / 2.0
-    };
+    let mut value = if a.fract() == 0.0 { 0.0 } else { std::f64::consts::PI.ln() / 2.0 };
     while at < a {
         value += f64::ln(at);
         at += 1.0;
@@ -141,10 +116,7 @@ mod tests {
             (100.0, 124.342, 0.05),
         ] {
             let got = upper_gamma(freedom / 2.0, statistic / 2.0);
-            assert!(
-                (got - p).abs() < p * 2e-3,
-                "freedom {freedom}, {statistic}: {got} for {p}"
-            );
+            assert!((got - p).abs() < p * 2e-3, "freedom {freedom}, {statistic}: {got} for {p}");
         }
     }
 
@@ -159,14 +131,7 @@ mod tests {
 
     #[test]
     fn right_shares_pass_and_wrong_ones_fail() {
-        assert_eq!(
-            chi_squared(&[200, 800], &[20, 80]),
-            Test {
-                statistic: 0.0,
-                freedom: 1,
-                p_value: 1.0
-            }
-        );
+        assert_eq!(chi_squared(&[200, 800], &[20, 80]), Test { statistic: 0.0, freedom: 1, p_value: 1.0 });
         assert!(chi_squared(&[219, 781], &[20, 80]).p_value > 0.1);
         assert!(chi_squared(&[260, 740], &[20, 80]).p_value < 0.001);
         assert!(chi_squared(&[500, 500], &[20, 80]).p_value < 1e-12);

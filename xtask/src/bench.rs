@@ -16,17 +16,11 @@ pub struct Args {
 
 /// Builds and becomes the bench binary.
 pub fn bench(args: &Args) -> Result<()> {
-    host::require_root(
-        "the bench loads programs and makes network namespaces",
-        "cargo xtask bench",
-    )?;
+    host::require_root("the bench loads programs and makes network namespaces", "cargo xtask bench")?;
     packages::ensure_world_tools()?;
     let built = build::build(&build::Args::default())?;
     host::mount_bpffs()?;
     let mut command = sh::command(built.bin.join("meltemi-bench"));
-    command
-        .args(&args.rest)
-        .env("MELTEMI_BIN", built.bin.join("meltemi"))
-        .env("MELTEMI_BPF_OBJECT", &built.object);
+    command.args(&args.rest).env("MELTEMI_BIN", built.bin.join("meltemi")).env("MELTEMI_BPF_OBJECT", &built.object);
     Err(sh::exec(command))
 }

@@ -35,27 +35,13 @@ pub fn build(args: &Args) -> Result<Built> {
     let started = Instant::now();
     sh::say("building for this host (some minutes the first time)");
     let mut cargo = sh::cargo();
-    cargo
-        .args([
-            "build",
-            "--package",
-            "lb-userspace",
-            "--package",
-            "meltemi-tests",
-        ])
-        .env("MELTEMI_BPF_OBJECT", &object);
+    cargo.args(["build", "--package", "lb-userspace", "--package", "meltemi-tests"]).env("MELTEMI_BPF_OBJECT", &object);
     if !args.debug {
         cargo.arg("--release");
     }
     sh::run(&mut cargo)?;
-    let bin = sh::root()
-        .join("target")
-        .join(if args.debug { "debug" } else { "release" });
-    sh::say(format!(
-        "built {} in {:.0} s",
-        bin.join("meltemi").display(),
-        started.elapsed().as_secs_f32()
-    ));
+    let bin = sh::root().join("target").join(if args.debug { "debug" } else { "release" });
+    sh::say(format!("built {} in {:.0} s", bin.join("meltemi").display(), started.elapsed().as_secs_f32()));
     Ok(Built { bin, object })
 }
 
@@ -67,17 +53,12 @@ pub fn build_bpf(tools: &Tools) -> Result<PathBuf> {
     let object = target_dir.join("meltemi.bpf.o");
     sh::say(format!(
         "building the BPF programs{}",
-        if built.exists() {
-            ""
-        } else {
-            " (about 40 s the first time: core is built from source)"
-        }
+        if built.exists() { "" } else { " (about 40 s the first time: core is built from source)" }
     ));
     let mut cargo = bpf_cargo(tools, "build")?;
     cargo.arg("--release");
     sh::run(&mut cargo)?;
-    let bytes =
-        fs::read(&built).with_context(|| format!("the build left no {}", built.display()))?;
+    let bytes = fs::read(&built).with_context(|| format!("the build left no {}", built.display()))?;
     // An unchanged object keeps its time, so that the agent which embeds it is not built again.
     if fs::read(&object).ok().as_ref() != Some(&bytes) {
         fs::write(&object, &bytes).with_context(|| format!("cannot write {}", object.display()))?;
@@ -94,14 +75,7 @@ pub fn build_bpf(tools: &Tools) -> Result<PathBuf> {
 /// `cargo VERB` for lb-ebpf: BPF target, core from source, our flags.
 pub fn bpf_cargo(tools: &Tools, verb: &str) -> Result<std::process::Command> {
     let mut cargo = tools.compiler.cargo(verb);
-    cargo.args([
-        "--package",
-        "lb-ebpf",
-        "--target",
-        TARGET,
-        "-Z",
-        "build-std=core",
-    ]);
+    cargo.args(["--package", "lb-ebpf", "--target", TARGET, "-Z", "build-std=core"]);
     cargo.arg("--target-dir").arg(sh::root().join("target/bpf"));
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags(tools)?.join("\x1f"));
     Ok(cargo)
@@ -127,11 +101,6 @@ fn flags(tools: &Tools) -> Result<Vec<String>> {
 }
 
 fn knows_feature(compiler: &Compiler, feature: &str) -> Result<bool> {
-    let list =
-        sh::capture(
-            compiler
-                .rustc()
-                .args(["--print", "target-features", "--target", TARGET]),
-        )?;
+    let list = sh::capture(compiler.rustc().args(["--print", "target-features", "--target", TARGET]))?;
     Ok(list.split_whitespace().any(|word| word == feature))
 }

@@ -49,14 +49,7 @@ fn format() -> Result<()> {
 fn clippy_host(tools: &Tools) -> Result<()> {
     let object = build::build_bpf(tools).context("the agent embeds the programs")?;
     let mut cargo = sh::cargo();
-    cargo.args([
-        "clippy",
-        "--release",
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-    ]);
+    cargo.args(["clippy", "--release", "--all-targets", "--", "-D", "warnings"]);
     sh::run(cargo.env("MELTEMI_BPF_OBJECT", object))
 }
 
@@ -66,10 +59,7 @@ fn clippy_bpf(tools: &Tools) -> Result<()> {
     if !driver.exists() {
         match tools.compiler.way {
             Way::Debian | Way::DebianInstall => packages::install(&["rust-web-clippy"])?,
-            _ => bail!(
-                "no {}: rustup component add clippy --toolchain nightly",
-                driver.display()
-            ),
+            _ => bail!("no {}: rustup component add clippy --toolchain nightly", driver.display()),
         }
     }
     let mut cargo = build::bpf_cargo(tools, "clippy")?;

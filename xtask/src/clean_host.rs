@@ -17,10 +17,7 @@ const BPFFS: &str = "/sys/fs/bpf";
 
 /// Removes all of it.
 pub fn clean_host() -> Result<()> {
-    host::require_root(
-        "removing namespaces and pinned programs",
-        "cargo xtask clean-host",
-    )?;
+    host::require_root("removing namespaces and pinned programs", "cargo xtask clean-host")?;
     let namespaces = named(Path::new(NAMESPACES), PREFIX);
     for namespace in &namespaces {
         end_processes(namespace);
@@ -33,11 +30,7 @@ pub fn clean_host() -> Result<()> {
         sh::run(sh::command("ip").args(["netns", "delete"]).arg(name))?;
     }
     for link in named(Path::new("/sys/class/net"), PREFIX) {
-        sh::run(
-            sh::command("ip")
-                .args(["link", "delete"])
-                .arg(link.file_name().unwrap_or_default()),
-        )?;
+        sh::run(sh::command("ip").args(["link", "delete"]).arg(link.file_name().unwrap_or_default()))?;
     }
     for dir in named(&env::temp_dir(), PREFIX) {
         sh::say(format!("removing {}", dir.display()));
@@ -48,16 +41,9 @@ pub fn clean_host() -> Result<()> {
 }
 
 fn named(dir: &Path, prefix: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path());
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut found: Vec<PathBuf> = entries
-        .filter(|path| {
-            path.file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with(prefix))
-        })
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)))
         .collect();
     found.sort();
     found

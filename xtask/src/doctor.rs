@@ -46,10 +46,7 @@ pub fn doctor() -> Result<()> {
                 ("MISSING", text)
             }
         };
-        println!(
-            "{mark:<10}{name:<11} {}",
-            text.replace('\n', &format!("\n{:22}", ""))
-        );
+        println!("{mark:<10}{name:<11} {}", text.replace('\n', &format!("\n{:22}", "")));
     }
     if missing > 0 {
         bail!("{missing} thing(s) missing");
@@ -71,11 +68,7 @@ fn compiler() -> Finding {
     let lines: Vec<String> = ways.filter_map(Way::typed).collect();
     if lines.is_empty() {
         let all: Vec<String> = Way::INSTALL.into_iter().filter_map(Way::typed).collect();
-        return Finding::Missing(format!(
-            "{text}\ntype one of:\n{}\n{}",
-            all.join("\n"),
-            linker::typed(22)
-        ));
+        return Finding::Missing(format!("{text}\ntype one of:\n{}\n{}", all.join("\n"), linker::typed(22)));
     }
     text += &format!(
         "\na build would try, in this order:\n{}\nand for the linker:\n{}",
@@ -112,18 +105,12 @@ fn bpffs() -> Finding {
 }
 
 fn privileges() -> Finding {
-    let lacking: Vec<&str> = host::CAPABILITIES
-        .iter()
-        .filter(|(_, bit)| !host::has_capability(*bit))
-        .map(|(name, _)| *name)
-        .collect();
+    let lacking: Vec<&str> =
+        host::CAPABILITIES.iter().filter(|(_, bit)| !host::has_capability(*bit)).map(|(name, _)| *name).collect();
     if lacking.is_empty() {
         Finding::Fine("CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN".into())
     } else {
-        Finding::Missing(format!(
-            "{} (run, bench and the tests of packets and flows need root)",
-            lacking.join(", ")
-        ))
+        Finding::Missing(format!("{} (run, bench and the tests of packets and flows need root)", lacking.join(", ")))
     }
 }
 

@@ -10,17 +10,11 @@ use anyhow::{Result, bail};
 use crate::sh;
 
 /// Capabilities that loading and attaching needs, by their bit in /proc/self/status (linux/capability.h).
-pub const CAPABILITIES: [(&str, u32); 3] = [
-    ("CAP_NET_ADMIN", 12),
-    ("CAP_SYS_ADMIN", 21),
-    ("CAP_BPF", 39),
-];
+pub const CAPABILITIES: [(&str, u32); 3] = [("CAP_NET_ADMIN", 12), ("CAP_SYS_ADMIN", 21), ("CAP_BPF", 39)];
 
 fn status_field(name: &str) -> Option<String> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     Some(line.trim().to_owned())
 }
 
@@ -39,18 +33,13 @@ pub fn require_root(why: &str, retry: &str) -> Result<()> {
 
 /// Whether this process has the capability with that bit in force.
 pub fn has_capability(bit: u32) -> bool {
-    let mask = status_field("CapEff")
-        .and_then(|hex| u64::from_str_radix(&hex, 16).ok())
-        .unwrap_or(0);
+    let mask = status_field("CapEff").and_then(|hex| u64::from_str_radix(&hex, 16).ok()).unwrap_or(0);
     mask & (1 << bit) != 0
 }
 
 /// The kernel's release text and its (major, minor).
 pub fn kernel() -> (String, (u32, u32)) {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease")
-        .unwrap_or_default()
-        .trim()
-        .to_owned();
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
     let version = parse_kernel(&release).unwrap_or((0, 0));
     (release, version)
 }
@@ -63,18 +52,12 @@ fn parse_kernel(release: &str) -> Option<(u32, u32)> {
 /// Whether a bpf file system is mounted at /sys/fs/bpf.
 pub fn has_bpffs() -> bool {
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
-    mounts.lines().any(|line| {
-        line.split(' ').nth(1) == Some("/sys/fs/bpf") && line.split(' ').nth(2) == Some("bpf")
-    })
+    mounts.lines().any(|line| line.split(' ').nth(1) == Some("/sys/fs/bpf") && line.split(' ').nth(2) == Some("bpf"))
 }
 
 /// Mounts the bpf file system where it is not mounted.
 pub fn mount_bpffs() -> Result<()> {
-    if has_bpffs() {
-        Ok(())
-    } else {
-        sh::run(sh::command("mount").args(["-t", "bpf", "bpf", "/sys/fs/bpf"]))
-    }
+    if has_bpffs() { Ok(()) } else { sh::run(sh::command("mount").args(["-t", "bpf", "bpf", "/sys/fs/bpf"])) }
 }
 
 /// Whether the kernel tells its types, which the programs' BTF refers to.

@@ -28,37 +28,23 @@ pub fn find(llvm: u32) -> Result<Linker> {
     let places = places();
     ensure!(!places.is_empty(), "bpf-linker is not there");
     let linkers: Vec<Linker> = places.iter().filter_map(|path| probe(path).ok()).collect();
-    let fitting = linkers
-        .iter()
-        .filter(|linker| linker.llvm >= llvm)
-        .min_by_key(|linker| linker.llvm);
+    let fitting = linkers.iter().filter(|linker| linker.llvm >= llvm).min_by_key(|linker| linker.llvm);
     fitting.cloned().with_context(|| {
-        let had: Vec<String> = linkers
-            .iter()
-            .map(|linker| format!("{} has LLVM {}", linker.path.display(), linker.llvm))
-            .collect();
+        let had: Vec<String> =
+            linkers.iter().map(|linker| format!("{} has LLVM {}", linker.path.display(), linker.llvm)).collect();
         format!(
             "no bpf-linker with LLVM {llvm} ({})",
-            if had.is_empty() {
-                "none that starts".to_owned()
-            } else {
-                had.join(", ")
-            }
+            if had.is_empty() { "none that starts".to_owned() } else { had.join(", ") }
         )
     })
 }
 
 /// Asks one linker; an error says why it is of no use.
 pub fn probe(path: &Path) -> Result<Linker> {
-    sh::capture(sh::command(path).arg("--version"))
-        .with_context(|| format!("{} does not start", path.display()))?;
+    sh::capture(sh::command(path).arg("--version")).with_context(|| format!("{} does not start", path.display()))?;
     let bytes = fs::read(path)?;
-    let llvm = llvm_in(&bytes)
-        .with_context(|| format!("cannot tell the LLVM version of {}", path.display()))?;
-    Ok(Linker {
-        path: path.to_path_buf(),
-        llvm,
-    })
+    let llvm = llvm_in(&bytes).with_context(|| format!("cannot tell the LLVM version of {}", path.display()))?;
+    Ok(Linker { path: path.to_path_buf(), llvm })
 }
 
 /// Finds or installs.
@@ -90,10 +76,7 @@ fn install_line(llvm: u32) -> String {
 }
 
 fn install(llvm: u32) -> Result<()> {
-    ensure!(
-        BUILDABLE.contains(&llvm),
-        "bpf-linker {VERSION} cannot be built against LLVM {llvm}"
-    );
+    ensure!(BUILDABLE.contains(&llvm), "bpf-linker {VERSION} cannot be built against LLVM {llvm}");
     let prefix = llvm_prefix(llvm).or_else(|why| {
         let dev = format!("llvm-{llvm}-dev");
         if !packages::can_install() || !packages::is_known(&dev) {
@@ -105,10 +88,7 @@ fn install(llvm: u32) -> Result<()> {
     if sh::find("c++").is_none() {
         packages::install(&["g++"])?;
     }
-    sh::say(format!(
-        "compiling bpf-linker {VERSION} against {} (about a minute)",
-        prefix.display()
-    ));
+    sh::say(format!("compiling bpf-linker {VERSION} against {} (about a minute)", prefix.display()));
     let mut command = sh::cargo();
     let feature = format!("llvm-{llvm}");
     command.args([
@@ -131,19 +111,11 @@ fn install(llvm: u32) -> Result<()> {
 /// Where LLVM's headers and libraries of that version are.
 fn llvm_prefix(llvm: u32) -> Result<PathBuf> {
     let named = env::var_os("LLVM_PREFIX").map(PathBuf::from);
-    let places = named.into_iter().chain([
-        PathBuf::from(format!("/usr/lib/llvm-{llvm}")),
-        PathBuf::from("/usr"),
-    ]);
+    let places = named.into_iter().chain([PathBuf::from(format!("/usr/lib/llvm-{llvm}")), PathBuf::from("/usr")]);
     for prefix in places {
         let config = prefix.join("bin/llvm-config");
         let version = sh::capture(sh::command(&config).arg("--version")).unwrap_or_default();
-        if version
-            .split('.')
-            .next()
-            .and_then(|major| major.trim().parse().ok())
-            == Some(llvm)
-        {
+        if version.split('.').next().and_then(|major| major.trim().parse().ok()) == Some(llvm) {
             return Ok(prefix);
         }
     }
@@ -162,10 +134,7 @@ fn places() -> Vec<PathBuf> {
     let own = own_tools().join("bin/bpf-linker");
     let in_cargo = cargo_home.map(|home| home.join("bin/bpf-linker"));
     let mut found: Vec<PathBuf> = Vec::new();
-    for path in [Some(own), sh::find("bpf-linker"), in_cargo]
-        .into_iter()
-        .flatten()
-    {
+    for path in [Some(own), sh::find("bpf-linker"), in_cargo].into_iter().flatten() {
         if path.exists() && !found.contains(&path) {
             found.push(path);
         }
@@ -184,22 +153,12 @@ fn llvm_in(bytes: &[u8]) -> Option<u32> {
 
 /// The number after the first place where `mark` is followed by one and a dot.
 fn major_after(bytes: &[u8], mark: &[u8]) -> Option<u32> {
-    bytes
-        .windows(mark.len())
-        .enumerate()
-        .filter(|(_, window)| *window == mark)
-        .find_map(|(at, _)| {
-            let rest = &bytes[at + mark.len()..];
-            let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-            let ends = rest
-                .get(digits)
-                .is_some_and(|byte| *byte == b'.' || *byte == 0);
-            if (1..=2).contains(&digits) && ends {
-                std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()
-            } else {
-                None
-            }
-        })
+    bytes.windows(mark.len()).enumerate().filter(|(_, window)| *window == mark).find_map(|(at, _)| {
+        let rest = &bytes[at + mark.len()..];
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let ends = rest.get(digits).is_some_and(|byte| *byte == b'.' || *byte == 0);
+        if (1..=2).contains(&digits) && ends { std::str::from_utf8(&rest[..digits]).ok()?.parse().ok() } else { None }
+    })
 }
 
 #[cfg(test)]
@@ -208,10 +167,7 @@ mod tests {
 
     #[test]
     fn llvm_version_of_a_shared_and_of_a_static_linker() {
-        assert_eq!(
-            llvm_in(b"\0LLVM is a compiler\0libLLVM.so.22.1\0"),
-            Some(22)
-        );
+        assert_eq!(llvm_in(b"\0LLVM is a compiler\0libLLVM.so.22.1\0"), Some(22));
         assert_eq!(llvm_in(b"\0libLLVM-19.so.1\0"), Some(19));
         assert_eq!(llvm_in(b"LLVMContext\0LLVM23.1.0-rust\0"), Some(23));
         assert_eq!(llvm_in(b"LLVMContext\0LLVM_22\0"), None);

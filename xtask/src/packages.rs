@@ -16,35 +16,17 @@ pub struct Tool {
 
 /// What the namespaces of tests, demonstration and bench need.
 pub const WORLD_TOOLS: [Tool; 5] = [
-    Tool {
-        program: "ip",
-        package: "iproute2",
-    },
-    Tool {
-        program: "tc",
-        package: "iproute2",
-    },
-    Tool {
-        program: "ethtool",
-        package: "ethtool",
-    },
-    Tool {
-        program: "nft",
-        package: "nftables",
-    },
-    Tool {
-        program: "nsenter",
-        package: "util-linux",
-    },
+    Tool { program: "ip", package: "iproute2" },
+    Tool { program: "tc", package: "iproute2" },
+    Tool { program: "ethtool", package: "ethtool" },
+    Tool { program: "nft", package: "nftables" },
+    Tool { program: "nsenter", package: "util-linux" },
 ];
 
 /// The packages whose programs are not there, each once.
 pub fn missing(tools: &[Tool]) -> Vec<&'static str> {
-    let mut packages: Vec<&str> = tools
-        .iter()
-        .filter(|tool| sh::find(tool.program).is_none())
-        .map(|tool| tool.package)
-        .collect();
+    let mut packages: Vec<&str> =
+        tools.iter().filter(|tool| sh::find(tool.program).is_none()).map(|tool| tool.package).collect();
     packages.dedup();
     packages
 }
@@ -52,19 +34,12 @@ pub fn missing(tools: &[Tool]) -> Vec<&'static str> {
 /// Installs what the namespaces need, where something is missing.
 pub fn ensure_world_tools() -> Result<()> {
     let packages = missing(&WORLD_TOOLS);
-    if packages.is_empty() {
-        Ok(())
-    } else {
-        install(&packages)
-    }
+    if packages.is_empty() { Ok(()) } else { install(&packages) }
 }
 
 /// The command a person would type for these packages.
 pub fn install_line(packages: &[&str]) -> String {
-    format!(
-        "sudo apt-get install -y --no-install-recommends {}",
-        packages.join(" ")
-    )
+    format!("sudo apt-get install -y --no-install-recommends {}", packages.join(" "))
 }
 
 /// Whether [`install`] can work here at all.
@@ -75,30 +50,19 @@ pub fn can_install() -> bool {
 /// Installs Debian packages. Needs root and apt; the error says what to type otherwise.
 pub fn install(packages: &[&str]) -> Result<()> {
     if !can_install() {
-        bail!(
-            "{} needed. Type: {}",
-            packages.join(", "),
-            install_line(packages)
-        );
+        bail!("{} needed. Type: {}", packages.join(", "), install_line(packages));
     }
     update_once();
-    sh::say(format!(
-        "installing the Debian packages {}",
-        packages.join(", ")
-    ));
+    sh::say(format!("installing the Debian packages {}", packages.join(", ")));
     let mut command = apt();
-    command
-        .args(["install", "-y", "--no-install-recommends"])
-        .args(packages);
+    command.args(["install", "-y", "--no-install-recommends"]).args(packages);
     sh::run(&mut command)
 }
 
 /// Whether apt knows the package (after an update where none was done yet).
 pub fn is_known(package: &str) -> bool {
-    let known = || {
-        sh::capture(sh::command("apt-cache").args(["show", package]))
-            .is_ok_and(|text| !text.trim().is_empty())
-    };
+    let known =
+        || sh::capture(sh::command("apt-cache").args(["show", package])).is_ok_and(|text| !text.trim().is_empty());
     known() || {
         update_once();
         known()
@@ -118,8 +82,6 @@ fn update_once() {
         return;
     }
     if let Err(error) = sh::run(apt().arg("update")) {
-        sh::say(format!(
-            "{error:#}; going on with the package lists that are there"
-        ));
+        sh::say(format!("{error:#}; going on with the package lists that are there"));
     }
 }

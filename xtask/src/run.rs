@@ -31,10 +31,7 @@ pub struct Args {
 
 /// Builds and becomes the demonstration or the agent.
 pub fn run(args: &Args) -> Result<()> {
-    host::require_root(
-        "attaching programs and making network namespaces",
-        "cargo xtask run",
-    )?;
+    host::require_root("attaching programs and making network namespaces", "cargo xtask run")?;
     packages::ensure_world_tools()?;
     let built = build::build(&build::Args::default())?;
     host::mount_bpffs()?;
@@ -44,24 +41,10 @@ pub fn run(args: &Args) -> Result<()> {
         return Err(sh::exec(agent));
     }
     let examples = sh::root().join("manifests/examples");
-    ensure!(
-        examples.join(&args.example).is_dir(),
-        "no example {} under {}",
-        args.example,
-        examples.display()
-    );
+    ensure!(examples.join(&args.example).is_dir(), "no example {} under {}", args.example, examples.display());
     let mut demo = sh::command(built.bin.join("meltemi-demo"));
-    demo.args([
-        "--example",
-        &args.example,
-        "--mode",
-        &args.mode,
-        "--forwarding",
-        &args.forwarding,
-    ]);
-    demo.arg("--connections")
-        .arg(args.connections.to_string())
-        .env("MELTEMI_BIN", built.bin.join("meltemi"));
+    demo.args(["--example", &args.example, "--mode", &args.mode, "--forwarding", &args.forwarding]);
+    demo.arg("--connections").arg(args.connections.to_string()).env("MELTEMI_BIN", built.bin.join("meltemi"));
     if args.keep {
         demo.arg("--keep");
     }

@@ -14,8 +14,8 @@ use anyhow::{Context as _, Result, bail};
 
 /// The workspace's root directory.
 pub fn root() -> PathBuf {
-    let manifest = env::var_os("CARGO_MANIFEST_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    let manifest =
+        env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     manifest.parent().map(Path::to_path_buf).unwrap_or(manifest)
 }
 
@@ -35,9 +35,7 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     for (key, _) in env::vars_os() {
         let Some(name) = key.to_str() else { continue };
-        let ours = name.starts_with("CARGO_PKG_")
-            || name.starts_with("CARGO_MANIFEST_")
-            || name == "LD_LIBRARY_PATH";
+        let ours = name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "LD_LIBRARY_PATH";
         if ours {
             command.env_remove(name);
         }
@@ -57,11 +55,7 @@ pub fn shown(command: &Command) -> String {
     words
         .map(|word| {
             let word = word.to_string_lossy();
-            if word.contains(' ') {
-                format!("'{word}'")
-            } else {
-                word.into_owned()
-            }
+            if word.contains(' ') { format!("'{word}'") } else { word.into_owned() }
         })
         .collect::<Vec<_>>()
         .join(" ")
@@ -83,9 +77,7 @@ pub fn again(command: &Command) -> Command {
 /// Shows the command, runs it with its output visible, and fails where it fails.
 pub fn run(command: &mut Command) -> Result<()> {
     say(format!("$ {}", shown(command)));
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start {}", shown(command)))?;
+    let status = command.status().with_context(|| format!("cannot start {}", shown(command)))?;
     if !status.success() {
         bail!("`{}` failed: {status}", shown(command));
     }
@@ -94,18 +86,10 @@ pub fn run(command: &mut Command) -> Result<()> {
 
 /// Runs quietly and gives standard output; standard error becomes part of the error.
 pub fn capture(command: &mut Command) -> Result<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot start {}", shown(command)))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {}", shown(command)))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "`{}` failed: {}: {}",
-            shown(command),
-            output.status,
-            said.trim()
-        );
+        bail!("`{}` failed: {}: {}", shown(command), output.status, said.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -113,10 +97,7 @@ pub fn capture(command: &mut Command) -> Result<String> {
 /// Runs with output visible, and kills the process where it has not ended within `limit`.
 pub fn run_within(command: &mut Command, limit: Duration) -> Result<()> {
     say(format!("$ {}", shown(command)));
-    let mut child = command
-        .stdin(Stdio::null())
-        .spawn()
-        .with_context(|| format!("cannot start {}", shown(command)))?;
+    let mut child = command.stdin(Stdio::null()).spawn().with_context(|| format!("cannot start {}", shown(command)))?;
     let started = Instant::now();
     loop {
         if let Some(status) = child.try_wait()? {
@@ -128,11 +109,7 @@ pub fn run_within(command: &mut Command, limit: Duration) -> Result<()> {
         if started.elapsed() > limit {
             child.kill()?;
             child.wait()?;
-            bail!(
-                "`{}` did not end within {} s",
-                shown(command),
-                limit.as_secs()
-            );
+            bail!("`{}` did not end within {} s", shown(command), limit.as_secs());
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -147,22 +124,18 @@ pub fn exec(mut command: Command) -> anyhow::Error {
 
 /// The first executable file `name` in the directories of `path` (written as PATH is).
 pub fn find_in(path: &OsStr, name: &str) -> Option<PathBuf> {
-    env::split_paths(path)
-        .map(|dir| dir.join(name))
-        .find(|file| is_executable(file))
+    env::split_paths(path).map(|dir| dir.join(name)).find(|file| is_executable(file))
 }
 
 /// As [`find_in`] with this process's PATH and the directories an ordinary user's PATH leaves out.
 pub fn find(name: &str) -> Option<PathBuf> {
-    let mut dirs: Vec<PathBuf> =
-        env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect();
+    let mut dirs: Vec<PathBuf> = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect();
     dirs.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
     find_in(&env::join_paths(dirs).unwrap_or_default(), name)
 }
 
 fn is_executable(file: &Path) -> bool {
-    file.metadata()
-        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]

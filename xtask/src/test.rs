@@ -43,10 +43,7 @@ impl Kind {
 pub fn test(args: &Args) -> Result<()> {
     if Kind::needs_root(args.only) {
         let why = "the tests of packets and flows load programs and make network namespaces";
-        host::require_root(
-            why,
-            "cargo xtask test (or, without root: cargo xtask test --only unit)",
-        )?;
+        host::require_root(why, "cargo xtask test (or, without root: cargo xtask test --only unit)")?;
         packages::ensure_world_tools()?;
     }
     let built = build::build(&build::Args::default())?;
@@ -56,9 +53,7 @@ pub fn test(args: &Args) -> Result<()> {
     sh::say("testing");
     let mut cargo = sh::cargo();
     cargo.args(["test", "--release", "--no-fail-fast"]);
-    cargo
-        .env("MELTEMI_BPF_OBJECT", &built.object)
-        .env("MELTEMI_BIN", built.bin.join("meltemi"));
+    cargo.env("MELTEMI_BPF_OBJECT", &built.object).env("MELTEMI_BIN", built.bin.join("meltemi"));
     let modules: &[&str] = match args.only {
         None => &[],
         Some(Kind::Unit) => {
@@ -84,8 +79,6 @@ fn names(cargo: &mut Command, modules: &[&str], filter: &str) -> Result<Vec<Stri
     let mut list = sh::again(cargo);
     let text = sh::capture(list.args(["--list", "--format", "terse"]))?;
     let tests = text.lines().filter_map(|line| line.strip_suffix(": test"));
-    let wanted = |name: &&str| {
-        name.contains(filter) && modules.iter().any(|module| name.starts_with(module))
-    };
+    let wanted = |name: &&str| name.contains(filter) && modules.iter().any(|module| name.starts_with(module));
     Ok(tests.filter(wanted).map(str::to_owned).collect())
 }

@@ -44,23 +44,17 @@ impl Way {
     /// Ways that change nothing on this machine.
     pub const PRESENT: [Way; 3] = [Way::Override, Way::Nightly, Way::Debian];
     /// Ways that install something.
-    pub const INSTALL: [Way; 3] = [
-        Way::NightlyAddSources,
-        Way::NightlyInstall,
-        Way::DebianInstall,
-    ];
+    pub const INSTALL: [Way; 3] = [Way::NightlyAddSources, Way::NightlyInstall, Way::DebianInstall];
 
     /// The commands that this way stands for, as one would type them.
     pub fn typed(self) -> Option<String> {
         match self {
             Way::Override => Some(format!("export {OVERRIDE}=/path/to/rustc")),
             Way::Nightly | Way::Debian => None,
-            Way::NightlyAddSources => {
-                Some("rustup component add rust-src --toolchain nightly".into())
+            Way::NightlyAddSources => Some("rustup component add rust-src --toolchain nightly".into()),
+            Way::NightlyInstall => {
+                Some("rustup toolchain install nightly --profile minimal --component rust-src".into())
             }
-            Way::NightlyInstall => Some(
-                "rustup toolchain install nightly --profile minimal --component rust-src".into(),
-            ),
             Way::DebianInstall => Some(packages::install_line(&DEBIAN_PACKAGES)),
         }
     }
@@ -107,32 +101,16 @@ pub struct Version {
 
 impl Version {
     fn parse(text: &str) -> Option<Version> {
-        let field = |name: &str| {
-            text.lines()
-                .find_map(|line| line.strip_prefix(name))
-                .map(str::trim)
-        };
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         let release = field("release:")?.to_owned();
-        let channel = if release.contains("nightly") || release.contains("-dev") {
-            Channel::Nightly
-        } else {
-            Channel::Stable
-        };
+        let channel =
+            if release.contains("nightly") || release.contains("-dev") { Channel::Nightly } else { Channel::Stable };
         let llvm = field("LLVM version:")?.split('.').next()?.parse().ok()?;
-        Some(Version {
-            release,
-            channel,
-            llvm,
-        })
+        Some(Version { release, channel, llvm })
     }
 
     fn minor(&self) -> Option<u32> {
-        self.release
-            .strip_prefix("1.")?
-            .split('.')
-            .next()?
-            .parse()
-            .ok()
+        self.release.strip_prefix("1.")?.split('.').next()?.parse().ok()
     }
 }
 
@@ -142,22 +120,9 @@ impl Compiler {
         // Asked for a subcommand, cargo takes the first of PATH, which on a rustup host is another compiler's; so a
         // subcommand is started by its own path.
         let subcommand = self.rustc.with_file_name(format!("cargo-{verb}"));
-        let mut command = if subcommand.exists() {
-            sh::command(subcommand)
-        } else {
-            sh::command(&self.cargo)
-        };
-        command
-            .arg(verb)
-            .env("CARGO", &self.cargo)
-            .env("RUSTC", &self.rustc);
-        for name in [
-            "RUSTUP_TOOLCHAIN",
-            "RUSTDOC",
-            "RUSTFLAGS",
-            "RUSTC_WRAPPER",
-            "RUSTC_WORKSPACE_WRAPPER",
-        ] {
+        let mut command = if subcommand.exists() { sh::command(subcommand) } else { sh::command(&self.cargo) };
+        command.arg(verb).env("CARGO", &self.cargo).env("RUSTC", &self.rustc);
+        for name in ["RUSTUP_TOOLCHAIN", "RUSTDOC", "RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {
             command.env_remove(name);
         }
         self.unlock(&mut command);
@@ -201,10 +166,7 @@ impl Search {
     pub fn try_way(&self, way: Way) -> Result<Compiler> {
         match way {
             Way::Override => {
-                let rustc = self
-                    .named
-                    .clone()
-                    .with_context(|| format!("{OVERRIDE} is not set"))?;
+                let rustc = self.named.clone().with_context(|| format!("{OVERRIDE} is not set"))?;
                 let beside = rustc.with_file_name("cargo");
                 let cargo = if beside.exists() {
                     beside
@@ -214,73 +176,43 @@ impl Search {
                 probe(way, &rustc, &cargo)
             }
             Way::Nightly => self.nightly(way),
-            Way::Debian => probe(
-                way,
-                &self.debian_bin.join("rustc"),
-                &self.debian_bin.join("cargo"),
-            ),
+            Way::Debian => probe(way, &self.debian_bin.join("rustc"), &self.debian_bin.join("cargo")),
             Way::NightlyAddSources => {
                 self.nightly_file("rustc")?;
                 sh::run_within(
-                    self.rustup()?
-                        .args(["component", "add", "rust-src", "--toolchain", "nightly"]),
+                    self.rustup()?.args(["component", "add", "rust-src", "--toolchain", "nightly"]),
                     RUSTUP_LIMIT,
                 )?;
                 self.nightly(way)
             }
             Way::NightlyInstall => {
-                ensure!(
-                    self.nightly_file("rustc").is_err(),
-                    "a nightly is there already"
-                );
-                let words = [
-                    "toolchain",
-                    "install",
-                    "nightly",
-                    "--profile",
-                    "minimal",
-                    "--component",
-                    "rust-src",
-                ];
+                ensure!(self.nightly_file("rustc").is_err(), "a nightly is there already");
+                let words = ["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"];
                 sh::run_within(self.rustup()?.args(words), RUSTUP_LIMIT)?;
                 self.nightly(way)
             }
             Way::DebianInstall => {
                 packages::install(&DEBIAN_PACKAGES)?;
-                probe(
-                    way,
-                    &self.debian_bin.join("rustc"),
-                    &self.debian_bin.join("cargo"),
-                )
+                probe(way, &self.debian_bin.join("rustc"), &self.debian_bin.join("cargo"))
             }
         }
     }
 
     fn rustup(&self) -> Result<Command> {
-        let mut command =
-            sh::command(sh::find_in(&self.path, "rustup").context("rustup is not there")?);
+        let mut command = sh::command(sh::find_in(&self.path, "rustup").context("rustup is not there")?);
         // One retry is enough to tell a hiccup from a machine that cannot reach the release server.
-        command
-            .env("PATH", &self.path)
-            .env("RUSTUP_MAX_RETRIES", "1");
+        command.env("PATH", &self.path).env("RUSTUP_MAX_RETRIES", "1");
         Ok(command)
     }
 
     fn nightly_file(&self, name: &str) -> Result<PathBuf> {
-        let told = sh::capture(
-            self.rustup()?
-                .args(["which", name, "--toolchain", "nightly"]),
-        )
-        .context("no nightly toolchain")?;
+        let told = sh::capture(self.rustup()?.args(["which", name, "--toolchain", "nightly"]))
+            .context("no nightly toolchain")?;
         Ok(PathBuf::from(told.trim()))
     }
 
     fn nightly(&self, way: Way) -> Result<Compiler> {
-        probe(
-            way,
-            &self.nightly_file("rustc")?,
-            &self.nightly_file("cargo")?,
-        )
+        probe(way, &self.nightly_file("rustc")?, &self.nightly_file("cargo")?)
     }
 }
 
@@ -288,32 +220,16 @@ impl Search {
 pub fn probe(way: Way, rustc: &Path, cargo: &Path) -> Result<Compiler> {
     ensure!(rustc.exists(), "{} is not there", rustc.display());
     let text = sh::capture(sh::command(rustc).arg("-vV"))?;
-    let version = Version::parse(&text)
-        .with_context(|| format!("cannot read the answer of {} -vV", rustc.display()))?;
+    let version =
+        Version::parse(&text).with_context(|| format!("cannot read the answer of {} -vV", rustc.display()))?;
     if version.minor().is_none_or(|minor| minor < OLDEST_MINOR) {
-        bail!(
-            "{} is {}, older than 1.{OLDEST_MINOR}",
-            rustc.display(),
-            version.release
-        );
+        bail!("{} is {}, older than 1.{OLDEST_MINOR}", rustc.display(), version.release);
     }
-    let sysroot =
-        PathBuf::from(sh::capture(sh::command(rustc).args(["--print", "sysroot"]))?.trim());
+    let sysroot = PathBuf::from(sh::capture(sh::command(rustc).args(["--print", "sysroot"]))?.trim());
     let sources = sysroot.join("lib/rustlib/src/rust/library/core/Cargo.toml");
-    ensure!(
-        sources.exists(),
-        "{} {} has no library sources (rust-src)",
-        rustc.display(),
-        version.release
-    );
-    sh::capture(sh::command(cargo).arg("--version"))
-        .with_context(|| format!("no cargo for {}", rustc.display()))?;
-    Ok(Compiler {
-        way,
-        rustc: rustc.to_path_buf(),
-        cargo: cargo.to_path_buf(),
-        version,
-    })
+    ensure!(sources.exists(), "{} {} has no library sources (rust-src)", rustc.display(), version.release);
+    sh::capture(sh::command(cargo).arg("--version")).with_context(|| format!("no cargo for {}", rustc.display()))?;
+    Ok(Compiler { way, rustc: rustc.to_path_buf(), cargo: cargo.to_path_buf(), version })
 }
 
 #[cfg(test)]

@@ -12,11 +12,7 @@ struct Machine(PathBuf);
 impl Machine {
     fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "mlt-xtask-{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
+        let name = format!("mlt-xtask-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = env::temp_dir().join(name);
         fs::create_dir_all(&dir).unwrap();
         Machine(dir)
@@ -52,19 +48,12 @@ impl Machine {
         let bin = self.0.join("nightly/bin");
         self.script(
             "path/rustup",
-            &format!(
-                "case $1 in which) echo {}/$2 ;; component) {add} ;; *) exit 1 ;; esac",
-                bin.display()
-            ),
+            &format!("case $1 in which) echo {}/$2 ;; component) {add} ;; *) exit 1 ;; esac", bin.display()),
         );
     }
 
     fn search(&self) -> Search {
-        Search {
-            path: self.0.join("path").into(),
-            named: None,
-            debian_bin: self.0.join("debian/bin"),
-        }
+        Search { path: self.0.join("path").into(), named: None, debian_bin: self.0.join("debian/bin") }
     }
 }
 
@@ -76,23 +65,12 @@ impl Drop for Machine {
 
 #[test]
 fn versions_are_read() {
-    let debian =
-        "rustc 1.96.0 (ac68 2026-05-25)\nbinary: rustc\nrelease: 1.96.0\nLLVM version: 22.1.8\n";
+    let debian = "rustc 1.96.0 (ac68 2026-05-25)\nbinary: rustc\nrelease: 1.96.0\nLLVM version: 22.1.8\n";
     let version = Version::parse(debian).unwrap();
-    assert_eq!(
-        version,
-        Version {
-            release: "1.96.0".into(),
-            channel: Channel::Stable,
-            llvm: 22
-        }
-    );
+    assert_eq!(version, Version { release: "1.96.0".into(), channel: Channel::Stable, llvm: 22 });
     assert_eq!(version.minor(), Some(96));
     let nightly = Version::parse("release: 1.97.0-nightly\nLLVM version: 23.1\n").unwrap();
-    assert_eq!(
-        (nightly.channel, nightly.llvm, nightly.minor()),
-        (Channel::Nightly, 23, Some(97))
-    );
+    assert_eq!((nightly.channel, nightly.llvm, nightly.minor()), (Channel::Nightly, 23, Some(97)));
     assert_eq!(Version::parse("release: 1.97.0\n"), None);
 }
 
@@ -122,14 +100,8 @@ fn nightly_without_sources_is_refused_by_name() {
     machine.rustup("exit 1");
     let error = machine.search().try_way(Way::Nightly).unwrap_err();
     assert!(error.to_string().contains("rust-src"), "{error}");
-    let error = machine
-        .search()
-        .try_way(Way::NightlyAddSources)
-        .unwrap_err();
-    assert!(
-        error.to_string().contains("component add rust-src"),
-        "{error}"
-    );
+    let error = machine.search().try_way(Way::NightlyAddSources).unwrap_err();
+    assert!(error.to_string().contains("component add rust-src"), "{error}");
 }
 
 #[test]
@@ -137,10 +109,7 @@ fn sources_are_added_to_nightly() {
     let machine = Machine::new();
     machine.compiler("nightly", "1.97.0-nightly", "22.1.4");
     let core = machine.0.join("nightly/lib/rustlib/src/rust/library/core");
-    machine.rustup(&format!(
-        "/bin/mkdir -p {0} && : > {0}/Cargo.toml",
-        core.display()
-    ));
+    machine.rustup(&format!("/bin/mkdir -p {0} && : > {0}/Cargo.toml", core.display()));
     assert!(machine.search().try_way(Way::Nightly).is_err());
     assert!(machine.search().try_way(Way::NightlyAddSources).is_ok());
 }
@@ -150,15 +119,7 @@ fn debian_is_taken_and_an_old_compiler_is_not() {
     let machine = Machine::new();
     machine.compiler("debian", "1.96.0", "22.1.8");
     machine.sources("debian");
-    assert_eq!(
-        machine
-            .search()
-            .try_way(Way::Debian)
-            .unwrap()
-            .version
-            .channel,
-        Channel::Stable
-    );
+    assert_eq!(machine.search().try_way(Way::Debian).unwrap().version.channel, Channel::Stable);
     machine.compiler("debian", "1.63.0", "14.0.6");
     let error = machine.search().try_way(Way::Debian).unwrap_err();
     assert!(error.to_string().contains("older than"), "{error}");
@@ -169,12 +130,6 @@ fn the_named_compiler_is_taken() {
     let machine = Machine::new();
     machine.compiler("own", "1.97.0-nightly", "23.1.0");
     machine.sources("own");
-    let search = Search {
-        named: Some(machine.0.join("own/bin/rustc")),
-        ..machine.search()
-    };
-    assert_eq!(
-        search.try_way(Way::Override).unwrap().cargo,
-        machine.0.join("own/bin/cargo")
-    );
+    let search = Search { named: Some(machine.0.join("own/bin/rustc")), ..machine.search() };
+    assert_eq!(search.try_way(Way::Override).unwrap().cargo, machine.0.join("own/bin/cargo"));
 }

@@ -21,12 +21,7 @@ pub struct Tools {
 impl Tools {
     /// One line for people.
     pub fn line(&self) -> String {
-        let Compiler {
-            way,
-            rustc,
-            version,
-            ..
-        } = &self.compiler;
+        let Compiler { way, rustc, version, .. } = &self.compiler;
         format!(
             "{way} ({}, {}, LLVM {}) with {} (LLVM {})",
             rustc.display(),
@@ -45,9 +40,7 @@ pub type Refusals = Vec<String>;
 pub fn find(search: &Search) -> (Option<Tools>, Refusals) {
     let mut refusals = Refusals::new();
     for way in Way::PRESENT {
-        let pair = search
-            .try_way(way)
-            .and_then(|compiler| Ok((linker::find(compiler.version.llvm)?, compiler)));
+        let pair = search.try_way(way).and_then(|compiler| Ok((linker::find(compiler.version.llvm)?, compiler)));
         match pair {
             Ok((linker, compiler)) => return (Some(Tools { compiler, linker }), refusals),
             Err(why) => refusals.push(format!("{way}: {why:#}")),
@@ -79,9 +72,7 @@ pub fn obtain() -> Result<Tools> {
 /// Compilers that are there but lack a linker come first, then compilers that must be installed.
 fn install(search: &Search, refusals: &mut Refusals) -> Result<Tools> {
     for way in Way::PRESENT.into_iter().chain(Way::INSTALL) {
-        let pair = search
-            .try_way(way)
-            .and_then(|compiler| Ok((linker::obtain(compiler.version.llvm)?, compiler)));
+        let pair = search.try_way(way).and_then(|compiler| Ok((linker::obtain(compiler.version.llvm)?, compiler)));
         match pair {
             Ok((linker, compiler)) => return Ok(Tools { compiler, linker }),
             Err(why) if Way::PRESENT.contains(&way) => sh::say(format!("  not {way}: {why:#}")),
@@ -113,18 +104,9 @@ fn memory() -> PathBuf {
 
 fn remember(tools: &Tools) -> Result<()> {
     let Tools { compiler, linker } = tools;
-    let lines = [
-        compiler.rustc.display(),
-        compiler.cargo.display(),
-        linker.path.display(),
-    ]
-    .map(|path| path.to_string());
-    let text = format!(
-        "{}\n{}\n{}\n",
-        lines.join("\n"),
-        compiler.version.release,
-        linker.llvm
-    );
+    let lines =
+        [compiler.rustc.display(), compiler.cargo.display(), linker.path.display()].map(|path| path.to_string());
+    let text = format!("{}\n{}\n{}\n", lines.join("\n"), compiler.version.release, linker.llvm);
     fs::create_dir_all(sh::state_dir())
         .and_then(|()| fs::write(memory(), text))
         .context("cannot write under target/xtask")
@@ -137,18 +119,9 @@ fn recall(search: &Search) -> Option<Tools> {
     }
     let text = fs::read_to_string(memory()).ok()?;
     let [rustc, cargo, path, release, llvm] = text.lines().collect::<Vec<_>>().try_into().ok()?;
-    let way = if rustc.starts_with("/usr/") {
-        Way::Debian
-    } else {
-        Way::Nightly
-    };
+    let way = if rustc.starts_with("/usr/") { Way::Debian } else { Way::Nightly };
     let compiler = toolchain::probe(way, rustc.as_ref(), cargo.as_ref()).ok()?;
-    let linker = Linker {
-        path: PathBuf::from(path),
-        llvm: llvm.parse().ok()?,
-    };
-    let same = compiler.version.release == release
-        && linker.path.exists()
-        && linker.llvm >= compiler.version.llvm;
+    let linker = Linker { path: PathBuf::from(path), llvm: llvm.parse().ok()? };
+    let same = compiler.version.release == release && linker.path.exists() && linker.llvm >= compiler.version.llvm;
     same.then_some(Tools { compiler, linker })
 }

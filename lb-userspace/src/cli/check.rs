@@ -77,18 +77,8 @@ impl Report {
         for (kind, count) in loaded.files.iter().flat_map(|file| &file.kinds) {
             *objects.entry(kind.clone()).or_default() += count;
         }
-        let count = |severity| {
-            findings
-                .iter()
-                .filter(|finding| finding.severity == severity)
-                .count()
-        };
-        Report {
-            objects,
-            errors: count(Severity::Error),
-            warnings: count(Severity::Warning),
-            findings,
-        }
+        let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+        Report { objects, errors: count(Severity::Error), warnings: count(Severity::Warning), findings }
     }
 
     fn print(&self, output: Output, to: &mut impl Write) -> io::Result<()> {
@@ -100,11 +90,7 @@ impl Report {
             writeln!(to, "{finding}")?;
         }
         let objects: usize = self.objects.values().sum();
-        writeln!(
-            to,
-            "{objects} objects, {} errors, {} warnings",
-            self.errors, self.warnings
-        )
+        writeln!(to, "{objects} objects, {} errors, {} warnings", self.errors, self.warnings)
     }
 }
 
@@ -134,14 +120,8 @@ mod tests {
     use crate::spec::read;
 
     fn report() -> Report {
-        let file = read(
-            &Arc::from("findings.yaml"),
-            include_str!("../../../tests/golden/check/findings.yaml"),
-        );
-        let loaded = file::Loaded {
-            files: vec![file],
-            unreadable: vec![],
-        };
+        let file = read(&Arc::from("findings.yaml"), include_str!("../../../tests/golden/check/findings.yaml"));
+        let loaded = file::Loaded { files: vec![file], unreadable: vec![] };
         Report::new(&loaded, &Identity::default())
     }
 
@@ -149,10 +129,7 @@ mod tests {
     fn text_is_as_the_golden_file_says() {
         let mut text = Vec::new();
         report().print(Output::Text, &mut text).unwrap();
-        assert_eq!(
-            String::from_utf8(text).unwrap(),
-            include_str!("../../../tests/golden/check/findings.txt")
-        );
+        assert_eq!(String::from_utf8(text).unwrap(), include_str!("../../../tests/golden/check/findings.txt"));
     }
 
     #[test]
@@ -165,12 +142,7 @@ mod tests {
         assert_eq!(json["objects"]["Service"], 2);
         assert_eq!(
             json["errors"],
-            json["findings"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .filter(|finding| finding["severity"] == "error")
-                .count()
+            json["findings"].as_array().unwrap().iter().filter(|finding| finding["severity"] == "error").count()
         );
     }
 }

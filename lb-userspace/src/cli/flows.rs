@@ -3,12 +3,7 @@
 use super::{CANNOT_ASK, ask};
 use clap::{Args as ClapArgs, ValueEnum};
 use serde_json::Value;
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, process::ExitCode, time::Duration};
 
 /// Lists the flows in the kernel's table: client, VIP, backend, state, and the rule and destination that sent them there.
 #[derive(Debug, ClapArgs)]

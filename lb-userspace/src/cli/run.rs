@@ -192,7 +192,12 @@ impl Args {
             identity: self.identity.identity(if self.services { Services::All } else { Services::OnlyRouted }),
             pin: self.pin.clone(),
             admin: self.admin.0,
-            limits: Limits { flows: self.max_flows, rules: self.max_rules, backends: self.max_backends, table_memory: self.table_memory << 20 },
+            limits: Limits {
+                flows: self.max_flows,
+                rules: self.max_rules,
+                backends: self.max_backends,
+                table_memory: self.table_memory << 20,
+            },
             timeouts: Timeouts { established: self.idle_timeout, ..Timeouts::DEFAULT },
             snat_ports: self.snat_ports,
             removed: match self.removed_backends {
@@ -224,7 +229,9 @@ pub fn run(args: Args) -> ExitCode {
 
 fn status(error: &AgentError) -> u8 {
     match error {
-        AgentError::Unreadable(_) | AgentError::Ports { .. } | AgentError::Load(LoadError::NoInterface(_)) => CANNOT_ASK,
+        AgentError::Unreadable(_) | AgentError::Ports { .. } | AgentError::Load(LoadError::NoInterface(_)) => {
+            CANNOT_ASK
+        }
         AgentError::Load(LoadError::Pins(PinsError::Locked { .. })) => NOT_PERMITTED,
         _ => NOT_PERMITTED,
     }
@@ -234,7 +241,11 @@ fn status(error: &AgentError) -> u8 {
 fn log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let colour = std::env::var_os("NO_COLOR").is_none() && std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).with_ansi(colour);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(colour);
     match format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),

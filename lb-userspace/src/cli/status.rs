@@ -44,12 +44,18 @@ pub fn run(args: &Args) -> ExitCode {
 }
 
 fn text(status: &Value) -> String {
-    let mut out = format!("revision {}  flows {} of {}\n", status["revision"], status["flows"]["live"], status["flows"]["max"]);
+    let mut out =
+        format!("revision {}  flows {} of {}\n", status["revision"], status["flows"]["live"], status["flows"]["max"]);
     if let Some(reason) = status["stale"].as_str() {
         out += &format!("STALE: {reason}\n");
     }
     for interface in each(&status["interfaces"]) {
-        out += &format!("interface {}  {}  {}\n", string(&interface["name"]), string(&interface["mode"]), string(&interface["program"]));
+        out += &format!(
+            "interface {}  {}  {}\n",
+            string(&interface["name"]),
+            string(&interface["mode"]),
+            string(&interface["program"])
+        );
     }
     for rule in each(&status["rules"]) {
         rule_text(&mut out, rule);
@@ -69,12 +75,24 @@ fn rule_text(out: &mut String, rule: &Value) {
     for destination in each(&rule["destinations"]) {
         let subset = destination["subset"].as_str().map(|subset| format!("/{subset}")).unwrap_or_default();
         let name = format!("{}:{}{subset}", string(&destination["host"]), destination["port"]);
-        let observed = destination["observed"].as_f64().map_or("-".to_owned(), |share| format!("{:.2}%", share * 100.0));
+        let observed =
+            destination["observed"].as_f64().map_or("-".to_owned(), |share| format!("{:.2}%", share * 100.0));
         let share = destination["share"].as_f64().unwrap_or(0.0) * 100.0;
         *out += &format!("  {name:<52} {share:>9.2}% {observed:>10} {:>10}\n", destination["flows"].to_string());
         for backend in each(&destination["backends"]) {
-            let name = format!("{} ({}, {})", string(&backend["address"]), string(&backend["state"]), string(&backend["forwarding"]));
-            *out += &format!("    {name:<50} {:>10} {:>10} {:>10} {:>8}\n", "", "", backend["flows"].to_string(), backend["live"].to_string());
+            let name = format!(
+                "{} ({}, {})",
+                string(&backend["address"]),
+                string(&backend["state"]),
+                string(&backend["forwarding"])
+            );
+            *out += &format!(
+                "    {name:<50} {:>10} {:>10} {:>10} {:>8}\n",
+                "",
+                "",
+                backend["flows"].to_string(),
+                backend["live"].to_string()
+            );
         }
     }
 }

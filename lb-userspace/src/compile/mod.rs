@@ -5,7 +5,10 @@ pub mod maglev;
 pub mod shares;
 
 use crate::{
-    image::{Backend, BackendId, Image, RuleDestination, RuleId, RuleTable, StatsId, SubsetId, SubsetMember, SubsetTable, Vip, name_hash},
+    image::{
+        Backend, BackendId, Image, RuleDestination, RuleId, RuleTable, StatsId, SubsetId, SubsetMember, SubsetTable,
+        Vip, name_hash,
+    },
     model::{Action, Cluster, ClusterName, Destination, Door, HashKey, Listener, Model, Rule, Target},
 };
 use ids::Ids;
@@ -85,7 +88,8 @@ impl<'a> Compiler<'a> {
 
     fn rule(&mut self, listener: usize, rule: &'a Rule, family: Family, name: Arc<str>) -> RuleId {
         let id = RuleId(self.ids.rules.id(name_hash(&name)));
-        let destinations = rule.destinations.iter().map(|destination| self.destination(destination, family, &name)).collect();
+        let destinations =
+            rule.destinations.iter().map(|destination| self.destination(destination, family, &name)).collect();
         let hash = match rule.hash {
             HashKey::Flow => lb_common::flow::HashKey::Flow,
             HashKey::SourceIp => lb_common::flow::HashKey::SourceIp,
@@ -128,7 +132,9 @@ impl<'a> Compiler<'a> {
             let address = SocketAddr::new(endpoint.address, endpoint.port.get());
             let id = BackendId(self.ids.backends.id(address));
             let stats = StatsId(self.ids.backend_stats.id(name_hash(&address.to_string())));
-            self.image.backends.insert(id, Backend { address, forwarding: path.forwarding, source: path.source, stats });
+            self.image
+                .backends
+                .insert(id, Backend { address, forwarding: path.forwarding, source: path.source, stats });
             members.push(SubsetMember { backend: id, address, weight: endpoint.weight });
         }
         members
@@ -146,7 +152,9 @@ fn addresses(door: &Door, host: &Host) -> (Vec<IpAddr>, NonZeroU16) {
 /// Identity of a listener, for people and for ids.
 pub fn door_name(door: &Door) -> String {
     match door {
-        Door::Gateway { gateway, bind: Some(address), port } => format!("gateway {gateway} {}", SocketAddr::new(*address, port.get())),
+        Door::Gateway { gateway, bind: Some(address), port } => {
+            format!("gateway {gateway} {}", SocketAddr::new(*address, port.get()))
+        }
         Door::Gateway { gateway, bind: None, port } => format!("gateway {gateway} :{port}"),
         Door::Service { service, port, .. } => format!("service {service} :{port}"),
     }

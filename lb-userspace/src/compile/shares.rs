@@ -72,7 +72,10 @@ pub fn fill(shares: &[Share], slots: u32) -> Vec<u8> {
             .iter()
             .copied()
             .min_by(|a, b| {
-                let (left, right) = (cost(slot, *a) as u128 * shares[*b].weight as u128, cost(slot, *b) as u128 * shares[*a].weight as u128);
+                let (left, right) = (
+                    cost(slot, *a) as u128 * shares[*b].weight as u128,
+                    cost(slot, *b) as u128 * shares[*a].weight as u128,
+                );
                 left.cmp(&right).then(shares[*a].seed.cmp(&shares[*b].seed))
             })
             .unwrap_or(0);
@@ -169,7 +172,8 @@ mod tests {
     #[test]
     fn costs_are_exponential() {
         // The mean of -log2(u) is 1/ln 2 = 1.4427.
-        let mean = (0..100_000u64).map(|i| exponential(mix(i)) as f64 / f64::from(1 << FRACTION)).sum::<f64>() / 100_000.0;
+        let mean =
+            (0..100_000u64).map(|i| exponential(mix(i)) as f64 / f64::from(1 << FRACTION)).sum::<f64>() / 100_000.0;
         assert!((mean - std::f64::consts::LOG2_E).abs() < 0.02, "mean {mean}");
     }
 

@@ -13,32 +13,47 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Words of a rule's table (`lb_common::table::rule`).
 pub fn rule(table: &RuleTable) -> Vec<u32> {
-    let shares: Vec<shares::Share> =
-        table.destinations.iter().map(|destination| shares::Share { seed: name_hash(&destination.name), weight: destination.weight }).collect();
+    let shares: Vec<shares::Share> = table
+        .destinations
+        .iter()
+        .map(|destination| shares::Share { seed: name_hash(&destination.name), weight: destination.weight })
+        .collect();
     let slots = if shares.iter().any(|share| share.weight > 0) { shares::slots(&shares) } else { 0 };
     let name = name_hash(&table.name);
-    let mut words = vec![slots, table.hash as u32 | (table.destinations.len() as u32) << 8, name as u32, (name >> 32) as u32];
+    let mut words =
+        vec![slots, table.hash as u32 | (table.destinations.len() as u32) << 8, name as u32, (name >> 32) as u32];
     for destination in &table.destinations {
         let name = name_hash(&destination.name);
         let subset = destination.subset.map_or(rule::BROKEN, |id| id.0);
         words.extend([subset, destination.stats.0, name as u32, (name >> 32) as u32]);
     }
     if slots > 0 {
-        words.extend(shares::fill(&shares, slots).chunks(4).map(|bytes| bytes.iter().rev().fold(0, |word, byte| word << 8 | *byte as u32)));
+        words.extend(
+            shares::fill(&shares, slots)
+                .chunks(4)
+                .map(|bytes| bytes.iter().rev().fold(0, |word, byte| word << 8 | *byte as u32)),
+        );
     }
     words
 }
 
 /// Words of a subset's table (`lb_common::table::subset`).
 pub fn subset(table: &SubsetTable) -> Vec<u32> {
-    let members: Vec<maglev::Member> =
-        table.members.iter().map(|member| maglev::Member { seed: name_hash(&member.address.to_string()), weight: member.weight }).collect();
+    let members: Vec<maglev::Member> = table
+        .members
+        .iter()
+        .map(|member| maglev::Member { seed: name_hash(&member.address.to_string()), weight: member.weight })
+        .collect();
     let slots = maglev::slots(members.len());
     let name = name_hash(&table.name);
     let mut words = vec![slots, members.len() as u32, name as u32, (name >> 32) as u32];
     words.extend(table.members.iter().map(|member| member.backend.0));
     if slots > 0 {
-        words.extend(maglev::fill(&members, slots).chunks(2).map(|pair| pair.iter().rev().fold(0, |word, slot| word << 16 | *slot as u32)));
+        words.extend(
+            maglev::fill(&members, slots)
+                .chunks(2)
+                .map(|pair| pair.iter().rev().fold(0, |word, slot| word << 16 | *slot as u32)),
+        );
     }
     words
 }

@@ -65,9 +65,20 @@ impl<W> Mapped<W> {
         let info = data.info().map_err(|source| MapsError::Kernel { map: name, source })?;
         let bytes = (info.max_entries() as usize * element).next_multiple_of(4096);
         // SAFETY: a fresh shared mapping of a map's pages; the kernel checks the length.
-        let at = unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, data.fd().as_fd().as_raw_fd(), 0) };
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                data.fd().as_fd().as_raw_fd(),
+                0,
+            )
+        };
         match NonNull::new(at.cast()) {
-            Some(words) if at != libc::MAP_FAILED => Ok(Self { words, len: info.max_entries() as usize * element / size_of::<W>(), bytes }),
+            Some(words) if at != libc::MAP_FAILED => {
+                Ok(Self { words, len: info.max_entries() as usize * element / size_of::<W>(), bytes })
+            }
             _ => Err(error(io::Error::last_os_error())),
         }
     }
@@ -149,7 +160,9 @@ impl KernelMaps {
             backend_stats: typed!("BACKEND_STATS"),
             destination_stats: typed!("DESTINATION_STATS"),
         };
-        for region in maps.rules.words().iter().chain(maps.subsets.words()).map(|word| Region(word.load(Ordering::Acquire))) {
+        for region in
+            maps.rules.words().iter().chain(maps.subsets.words()).map(|word| Region(word.load(Ordering::Acquire)))
+        {
             if region.words() > 0 {
                 maps.space.reserve(region);
             }
@@ -172,11 +185,15 @@ impl KernelMaps {
     /// Every counter by reason, summed over CPUs.
     pub fn counters(&self) -> Result<Vec<(Reason, u64)>, MapsError> {
         let error = |source| MapsError::Kernel { map: "COUNTERS", source };
-        Reason::ALL.iter().map(|reason| Ok((*reason, self.counters.get(&(*reason as u32), 0).map_err(error)?.iter().sum()))).collect()
+        Reason::ALL
+            .iter()
+            .map(|reason| Ok((*reason, self.counters.get(&(*reason as u32), 0).map_err(error)?.iter().sum())))
+            .collect()
     }
 
     pub fn backend_stats(&self, stats: u32) -> Result<BackendStats, MapsError> {
-        let values = self.backend_stats.get(&stats, 0).map_err(|source| MapsError::Kernel { map: "BACKEND_STATS", source })?;
+        let values =
+            self.backend_stats.get(&stats, 0).map_err(|source| MapsError::Kernel { map: "BACKEND_STATS", source })?;
         Ok(values.iter().fold(BackendStats::default(), |sum, Plain(one)| BackendStats {
             packets_in: sum.packets_in + one.packets_in,
             bytes_in: sum.bytes_in + one.bytes_in,
@@ -188,7 +205,10 @@ impl KernelMaps {
 
     /// New flows of a destination since the maps were created.
     pub fn destination_flows(&self, stats: u32) -> Result<u64, MapsError> {
-        let values = self.destination_stats.get(&stats, 0).map_err(|source| MapsError::Kernel { map: "DESTINATION_STATS", source })?;
+        let values = self
+            .destination_stats
+            .get(&stats, 0)
+            .map_err(|source| MapsError::Kernel { map: "DESTINATION_STATS", source })?;
         Ok(values.iter().sum())
     }
 
@@ -219,7 +239,10 @@ impl KernelMaps {
             None => {
                 grace_period();
                 self.space.wake();
-                self.space.take(needed).ok_or_else(|| MapsError::NoSpace { needed: needed / 256 + 1, free: self.space.free_words().1 / 256 })?
+                self.space.take(needed).ok_or_else(|| MapsError::NoSpace {
+                    needed: needed / 256 + 1,
+                    free: self.space.free_words().1 / 256,
+                })?
             }
         };
         for (to, word) in self.arena.words()[region.offset() as usize..].iter().zip(words) {
@@ -256,7 +279,8 @@ impl KernelMaps {
         let word = |at: u32| self.arena.words().get(at as usize).map_or(0, |word| word.load(Ordering::Acquire));
         let name = |at: u32| word(at) as u64 | (word(at + 1) as u64) << 32;
         let regions = |table: &Mapped<AtomicU64>| -> Vec<(u32, Region)> {
-            let all = table.words().iter().enumerate().map(|(id, word)| (id as u32, Region(word.load(Ordering::Acquire))));
+            let all =
+                table.words().iter().enumerate().map(|(id, word)| (id as u32, Region(word.load(Ordering::Acquire))));
             all.filter(|(_, region)| region.words() > 0).collect()
         };
         let mut left = Left::default();
@@ -267,7 +291,10 @@ impl KernelMaps {
                 left.destination_stats.push((name(at + 2), word(at + 1)));
             }
         }
-        left.subsets = regions(&self.subsets).into_iter().map(|(id, region)| (name(region.offset() + subset::NAME), SubsetId(id))).collect();
+        left.subsets = regions(&self.subsets)
+            .into_iter()
+            .map(|(id, region)| (name(region.offset() + subset::NAME), SubsetId(id)))
+            .collect();
         left.family(&self.v4, ["VIPS4", "BACKENDS4"])?;
         left.family(&self.v6, ["VIPS6", "BACKENDS6"])?;
         Ok(left)
@@ -302,7 +329,15 @@ impl Left {
             let (id, Plain(backend)) = entry.map_err(|source| MapsError::Kernel { map: backends, source })?;
             let address = SocketAddr::new(backend.address.decode(), backend.port.get());
             let stats = crate::image::StatsId(backend.stats);
-            self.backends.push((BackendId(id), crate::image::Backend { address, forwarding: backend.forwarding, source: backend.source.decode(), stats }));
+            self.backends.push((
+                BackendId(id),
+                crate::image::Backend {
+                    address,
+                    forwarding: backend.forwarding,
+                    source: backend.source.decode(),
+                    stats,
+                },
+            ));
         }
         Ok(())
     }
@@ -352,13 +387,20 @@ impl Maps for KernelMaps {
                 self.space.rest(Region(old));
                 Ok(())
             }
-            Op::DeleteBackend(id, backend) if backend.address.is_ipv4() => remove("BACKENDS4", &mut self.v4.backends, &id.0),
+            Op::DeleteBackend(id, backend) if backend.address.is_ipv4() => {
+                remove("BACKENDS4", &mut self.v4.backends, &id.0)
+            }
             Op::DeleteBackend(id, _) => remove("BACKENDS6", &mut self.v6.backends, &id.0),
         }
     }
 }
 
-fn insert<K: Pod, V: Pod>(map: &'static str, table: &mut HashMap<MapData, K, V>, key: K, value: V) -> Result<(), MapsError> {
+fn insert<K: Pod, V: Pod>(
+    map: &'static str,
+    table: &mut HashMap<MapData, K, V>,
+    key: K,
+    value: V,
+) -> Result<(), MapsError> {
     table.insert(key, value, 0).map_err(|source| match &source {
         MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG) => match map {
             "VIPS4" | "VIPS6" => MapsError::Full { what: "VIP", limit: 0, option: "--max-rules" },
@@ -388,4 +430,3 @@ fn grace_period() {
         std::thread::sleep(std::time::Duration::from_secs(1));
     }
 }
-

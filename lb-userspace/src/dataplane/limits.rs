@@ -32,11 +32,18 @@ pub struct Size {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// Preallocated hash with its LRU lists.
-    Lru { key: u64, value: u64 },
+    Lru {
+        key: u64,
+        value: u64,
+    },
     /// Only the buckets are there from the start.
     Hash,
-    Array { value: u64 },
-    PerCpu { value: u64 },
+    Array {
+        value: u64,
+    },
+    PerCpu {
+        value: u64,
+    },
 }
 
 impl Limits {
@@ -57,7 +64,11 @@ impl Limits {
             size("BACKENDS6", self.backends, Shape::Hash),
             size("RULES", self.rules, Shape::Array { value: 8 }),
             size("SUBSETS", 2 * self.rules, Shape::Array { value: 8 }),
-            size("ARENA", self.table_memory.div_ceil(4 * ARENA_LINE as u32), Shape::Array { value: 4 * ARENA_LINE as u64 }),
+            size(
+                "ARENA",
+                self.table_memory.div_ceil(4 * ARENA_LINE as u32),
+                Shape::Array { value: 4 * ARENA_LINE as u64 },
+            ),
             size("PORTS", 2 * PORT_WORDS, Shape::Array { value: 8 }),
             size("BACKEND_STATS", self.backends, Shape::PerCpu { value: 40 }),
             size("DESTINATION_STATS", 2 * self.rules, Shape::PerCpu { value: 8 }),

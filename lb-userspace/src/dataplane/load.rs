@@ -70,11 +70,17 @@ pub enum LoadError {
     Pins(#[from] PinsError),
     #[error(transparent)]
     Maps(#[from] MapsError),
-    #[error("the pinned tables have layout {found}, this meltemi knows layout {LAYOUT}: run `meltemi detach` with the version that made them, then start this one")]
+    #[error(
+        "the pinned tables have layout {found}, this meltemi knows layout {LAYOUT}: run `meltemi detach` with the version that made them, then start this one"
+    )]
     Layout { found: u64 },
-    #[error("the pinned map {map} is {found}, this meltemi needs {wanted}: it was made with other limits or by something else; run `meltemi detach` first")]
+    #[error(
+        "the pinned map {map} is {found}, this meltemi needs {wanted}: it was made with other limits or by something else; run `meltemi detach` first"
+    )]
     PinnedMap { map: String, found: String, wanted: String },
-    #[error("the maps need {needed} of kernel memory and {available} is available; lower --max-flows or --table-memory")]
+    #[error(
+        "the maps need {needed} of kernel memory and {available} is available; lower --max-flows or --table-memory"
+    )]
     Memory { needed: super::limits::Memory, available: super::limits::Memory },
     #[error("not permitted to load BPF programs: run as root or with CAP_BPF and CAP_NET_ADMIN")]
     NotPermitted,
@@ -86,14 +92,17 @@ pub enum LoadError {
     Missing(&'static str),
     #[error("interface {0} does not exist")]
     NoInterface(String),
-    #[error("interface {interface} already has another XDP program; remove it (`ip link set dev {interface} xdp off` or its owner), or use --mode tc")]
+    #[error(
+        "interface {interface} already has another XDP program; remove it (`ip link set dev {interface} xdp off` or its owner), or use --mode tc"
+    )]
     Foreign { interface: String },
     #[error("cannot attach in {} mode to {interface}: {reason}", mode.name())]
     Attach { interface: String, mode: Mode, reason: String },
 }
 
 /// Maps that are pinned besides the sized ones.
-const OTHER_MAPS: [&str; 9] = ["SETTINGS", "META", "COUNTERS", "CLOCK", "SCRATCH4", "SCRATCH6", "SUMMING", "SLOW_XDP", "SLOW_TC"];
+const OTHER_MAPS: [&str; 9] =
+    ["SETTINGS", "META", "COUNTERS", "CLOCK", "SCRATCH4", "SCRATCH6", "SUMMING", "SLOW_XDP", "SLOW_TC"];
 
 /// Loaded programs. Dropping it detaches nothing: links are pinned.
 pub struct Loaded {
@@ -114,7 +123,8 @@ impl Loaded {
         pins.prepare()?;
         let sizes = limits.sizes();
         check_pinned(pins, &sizes)?;
-        let paths: Vec<(&str, std::path::PathBuf)> = sizes.iter().map(|size| size.map).chain(OTHER_MAPS).map(|map| (map, pins.map(map))).collect();
+        let paths: Vec<(&str, std::path::PathBuf)> =
+            sizes.iter().map(|size| size.map).chain(OTHER_MAPS).map(|map| (map, pins.map(map))).collect();
         let mut loader = EbpfLoader::new();
         loader.verifier_log_level(VerifierLogLevel::empty());
         for size in &sizes {
@@ -123,12 +133,16 @@ impl Loaded {
         for (map, path) in &paths {
             loader.map_pin_path(map, path.as_path());
         }
-        let ebpf = loader.load(OBJECT).map_err(|error| if is_permission(&error) { LoadError::NotPermitted } else { LoadError::Ebpf(error) })?;
+        let ebpf = loader
+            .load(OBJECT)
+            .map_err(|error| if is_permission(&error) { LoadError::NotPermitted } else { LoadError::Ebpf(error) })?;
         let mut loaded = Self { ebpf, pins: pins.clone() };
         loaded.tc("clock")?.load().map_err(|source| refused("clock", source))?;
         let pin = loaded.pins.program("clock");
         let _ = fs::remove_file(&pin);
-        loaded.tc("clock")?.pin(&pin).map_err(|source| LoadError::Pins(PinsError::Io { path: pin, source: io::Error::other(source.to_string()) }))?;
+        loaded.tc("clock")?.pin(&pin).map_err(|source| {
+            LoadError::Pins(PinsError::Io { path: pin, source: io::Error::other(source.to_string()) })
+        })?;
         Ok(loaded)
     }
 
@@ -150,8 +164,15 @@ impl Loaded {
             .map_err(|source| refused(name, source))?;
         }
         let (array, position) = mode.slow_slot();
-        let program = self.ebpf.program(slow).ok_or(LoadError::Missing(slow))?.fd().map_err(|source| refused(slow, source))?.try_clone();
-        let program = program.map_err(|source| LoadError::Program { name: slow, source: Box::new(ProgramError::IOError(source)) })?;
+        let program = self
+            .ebpf
+            .program(slow)
+            .ok_or(LoadError::Missing(slow))?
+            .fd()
+            .map_err(|source| refused(slow, source))?
+            .try_clone();
+        let program = program
+            .map_err(|source| LoadError::Program { name: slow, source: Box::new(ProgramError::IOError(source)) })?;
         let map = self.ebpf.map_mut(array).ok_or(LoadError::Missing(array))?;
         let error = |source| MapsError::Kernel { map: array, source };
         let mut slots: ProgramArray<&mut MapData> = map.try_into().map_err(error)?;
@@ -162,7 +183,9 @@ impl Loaded {
             Mode::Tc => self.tc(fast)?.pin(&pin),
             Mode::Xdp | Mode::XdpGeneric => self.xdp(fast)?.pin(&pin),
         };
-        pinned.map_err(|source| LoadError::Pins(PinsError::Io { path: pin, source: io::Error::other(source.to_string()) }))
+        pinned.map_err(|source| {
+            LoadError::Pins(PinsError::Io { path: pin, source: io::Error::other(source.to_string()) })
+        })
     }
 
     /// Attaches to an interface, or puts this version of the program in the place of the former one.
@@ -191,7 +214,9 @@ impl Loaded {
             Mode::Tc => {
                 let program = self.tc(name)?;
                 let order = TcAttachOptions::TcxOrder(LinkOrder::default());
-                let id = program.attach_with_options(interface, TcAttachType::Ingress, order).map_err(|error| failed(tcx_reason(&error)))?;
+                let id = program
+                    .attach_with_options(interface, TcAttachType::Ingress, order)
+                    .map_err(|error| failed(tcx_reason(&error)))?;
                 let link = program.take_link(id).map_err(|error| failed(error.to_string()))?;
                 return link.try_into().map_err(|error: LinkError| failed(error.to_string()));
             }
@@ -199,7 +224,9 @@ impl Loaded {
         let program = self.xdp(name)?;
         let id = program.attach(interface, flags).map_err(|error| match os_error(&error) {
             Some(libc::EBUSY | libc::EEXIST) => LoadError::Foreign { interface: interface.to_owned() },
-            Some(libc::ERANGE) => failed("its MTU is too large for the driver's XDP; lower it or use --mode tc".to_owned()),
+            Some(libc::ERANGE) => {
+                failed("its MTU is too large for the driver's XDP; lower it or use --mode tc".to_owned())
+            }
             Some(libc::EOPNOTSUPP) => failed("its driver has no native XDP; use --mode xdp-generic or tc".to_owned()),
             _ => failed(error.to_string()),
         })?;
@@ -252,7 +279,8 @@ impl Loaded {
     pub fn clock(&mut self) -> Result<(u64, u64), LoadError> {
         run_clock(self.tc("clock")?)?;
         let error = |source| MapsError::Kernel { map: "CLOCK", source };
-        let map: Array<&MapData, [u64; 2]> = self.ebpf.map("CLOCK").ok_or(LoadError::Missing("CLOCK"))?.try_into().map_err(error)?;
+        let map: Array<&MapData, [u64; 2]> =
+            self.ebpf.map("CLOCK").ok_or(LoadError::Missing("CLOCK"))?.try_into().map_err(error)?;
         let [nanoseconds, ticks] = map.get(&0, 0).map_err(error)?;
         Ok((nanoseconds, ticks))
     }
@@ -265,7 +293,8 @@ impl Loaded {
             let (now_ns, now) = self.clock()?;
             if now - start >= 20 || Instant::now() > until {
                 let measured = (now - start) as f64 * 1e9 / (now_ns - start_ns).max(1) as f64;
-                let nearest = [100u32, 250, 300, 1_000].into_iter().min_by_key(|hz| (measured - f64::from(*hz)).abs() as u64);
+                let nearest =
+                    [100u32, 250, 300, 1_000].into_iter().min_by_key(|hz| (measured - f64::from(*hz)).abs() as u64);
                 return Ok(nearest.unwrap_or(250));
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -296,7 +325,8 @@ pub fn pinned_clock(pins: &Pins) -> Result<u32, LoadError> {
     let program = SchedClassifier::from_pin(pins.program("clock")).map_err(|source| refused("clock", source))?;
     run_clock(&program)?;
     let error = |source| MapsError::Kernel { map: "CLOCK", source };
-    let map: Array<MapData, [u64; 2]> = MapData::from_pin(pins.map("CLOCK")).and_then(Map::from_map_data).and_then(TryInto::try_into).map_err(error)?;
+    let map: Array<MapData, [u64; 2]> =
+        MapData::from_pin(pins.map("CLOCK")).and_then(Map::from_map_data).and_then(TryInto::try_into).map_err(error)?;
     Ok(map.get(&0, 0).map_err(error)?[1] as u32)
 }
 
@@ -347,7 +377,11 @@ fn check_pinned(pins: &Pins, sizes: &[Size]) -> Result<(), LoadError> {
         let info = data.info().map_err(|source| MapsError::Kernel { map: size.map, source })?;
         if info.max_entries() != size.entries {
             let entries = |count: u32| format!("{count} entries");
-            return Err(LoadError::PinnedMap { map: size.map.to_owned(), found: entries(info.max_entries()), wanted: entries(size.entries) });
+            return Err(LoadError::PinnedMap {
+                map: size.map.to_owned(),
+                found: entries(info.max_entries()),
+                wanted: entries(size.entries),
+            });
         }
     }
     Ok(())

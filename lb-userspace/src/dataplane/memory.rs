@@ -11,7 +11,8 @@ use lb_common::{
     flow::{Tuple, V4, V6},
     packet::Packet,
     table::{
-        ARENA_LINE, Backend, FlowEntry, FragmentKey, FragmentPorts, Hop, PORT_WORDS, PendingEntry, PortUse, Put, PutError, Region, Route, Settings, Side, Tables, VipKey,
+        ARENA_LINE, Backend, FlowEntry, FragmentKey, FragmentPorts, Hop, PORT_WORDS, PendingEntry, PortUse, Put,
+        PutError, Region, Route, Settings, Side, Tables, VipKey,
     },
     verdict::Reason,
     wire::{Be16, protocol},
@@ -88,7 +89,10 @@ impl MemoryTables {
     fn write(&mut self, words: &[u32]) -> Result<Region, MapsError> {
         self.space.wake();
         let needed = words.len() as u32;
-        let region = self.space.take(needed).ok_or_else(|| MapsError::NoSpace { needed: needed / 256, free: self.space.free_words().1 / 256 })?;
+        let region = self
+            .space
+            .take(needed)
+            .ok_or_else(|| MapsError::NoSpace { needed: needed / 256, free: self.space.free_words().1 / 256 })?;
         self.arena[region.offset() as usize..][..words.len()].copy_from_slice(words);
         Ok(region)
     }
@@ -157,7 +161,12 @@ impl Maps for MemoryTables {
 
 /// `None`: the VIP is of the other family.
 pub fn vip_key<A: Encode>(vip: &crate::image::Vip) -> Option<VipKey<A>> {
-    Some(VipKey { address: A::encode(vip.address)?, port: Be16::new(vip.port.get()), protocol: protocol::TCP, class: 0 })
+    Some(VipKey {
+        address: A::encode(vip.address)?,
+        port: Be16::new(vip.port.get()),
+        protocol: protocol::TCP,
+        class: 0,
+    })
 }
 
 /// An address family of [`MemoryTables`].

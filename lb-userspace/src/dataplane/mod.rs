@@ -21,7 +21,9 @@ pub trait Maps {
 pub enum MapsError {
     #[error("no room for another {what}: the limit is {limit}; raise it with {option} (needs `meltemi detach` first)")]
     Full { what: &'static str, limit: u32, option: &'static str },
-    #[error("the tables need {needed} KiB in one piece and {free} KiB are free; raise --table-memory (needs `meltemi detach` first)")]
+    #[error(
+        "the tables need {needed} KiB in one piece and {free} KiB are free; raise --table-memory (needs `meltemi detach` first)"
+    )]
     NoSpace { needed: u32, free: u32 },
     #[error("kernel map {map}: {source}")]
     Kernel { map: &'static str, source: aya::maps::MapError },

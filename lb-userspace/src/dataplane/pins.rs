@@ -15,7 +15,9 @@ pub enum PinsError {
     Mount { path: PathBuf, reason: String },
     #[error("{path} is not on a BPF file system")]
     NotBpffs { path: PathBuf },
-    #[error("{path} belongs to user {owner} or is open to others (mode {mode:o}); it should be root's alone: remove it or choose another --pin")]
+    #[error(
+        "{path} belongs to user {owner} or is open to others (mode {mode:o}); it should be root's alone: remove it or choose another --pin"
+    )]
     Unsafe { path: PathBuf, owner: u32, mode: u32 },
     #[error("another agent works on {path}; stop it, or give this one another --pin and other interfaces")]
     Locked { path: PathBuf },
@@ -63,7 +65,9 @@ impl Pins {
         }
         for path in [self.root.clone(), self.root.join("maps"), self.links(), self.root.join("programs")] {
             match DirBuilder::new().mode(0o700).recursive(false).create(&path) {
-                Err(source) if source.kind() != io::ErrorKind::AlreadyExists => return Err(PinsError::Io { path, source }),
+                Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(PinsError::Io { path, source });
+                }
                 _ => self.check(&path)?,
             }
         }
@@ -81,7 +85,8 @@ impl Pins {
 
     /// The agent's lock, held until the file is dropped. On another file system, since bpffs has no locks.
     pub fn lock(&self) -> Result<File, PinsError> {
-        let name: String = self.root.to_string_lossy().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let name: String =
+            self.root.to_string_lossy().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let path = PathBuf::from(format!("/run/meltemi{name}.lock"));
         let file = File::create(&path).map_err(|source| PinsError::Io { path: path.clone(), source })?;
         match file.try_lock() {
@@ -114,6 +119,7 @@ fn is_mount(path: &Path) -> bool {
 
 fn mount() -> Result<(), PinsError> {
     let error = |reason: String| PinsError::Mount { path: BPFFS.into(), reason };
-    let output = Command::new("mount").args(["-t", "bpf", "bpf", BPFFS]).output().map_err(|source| error(source.to_string()))?;
+    let output =
+        Command::new("mount").args(["-t", "bpf", "bpf", BPFFS]).output().map_err(|source| error(source.to_string()))?;
     if output.status.success() { Ok(()) } else { Err(error(String::from_utf8_lossy(&output.stderr).trim().to_owned())) }
 }

@@ -20,7 +20,8 @@ impl Space {
     /// Room for `words`, whole lines. `None`: there is no free part as large.
     pub fn take(&mut self, words: u32) -> Option<Region> {
         let lines = words.div_ceil(ARENA_LINE as u32);
-        let (start, length) = self.free.iter().find(|(_, length)| **length >= lines).map(|(start, length)| (*start, *length))?;
+        let (start, length) =
+            self.free.iter().find(|(_, length)| **length >= lines).map(|(start, length)| (*start, *length))?;
         self.free.remove(&start);
         if length > lines {
             self.free.insert(start + lines, length - lines);
@@ -56,7 +57,8 @@ impl Space {
     pub fn wake(&mut self) {
         for region in std::mem::take(&mut self.resting) {
             let (mut start, mut length) = lines_of(region);
-            if let Some((before, before_length)) = self.free.range(..start).next_back().map(|(start, length)| (*start, *length))
+            if let Some((before, before_length)) =
+                self.free.range(..start).next_back().map(|(start, length)| (*start, *length))
                 && before + before_length == start
             {
                 self.free.remove(&before);

@@ -23,11 +23,7 @@ impl<'s> Bindings<'s> {
     /// `services` in the order in which they are asked: oldest first.
     pub fn new(services: &[&'s VirtualService], identity: &Identity) -> Bindings<'s> {
         let visible = |service: &&VirtualService| {
-            host::exported(
-                &service.spec.export_to,
-                service.namespace(),
-                &identity.namespace,
-            )
+            host::exported(&service.spec.export_to, service.namespace(), &identity.namespace)
         };
         let services: Vec<_> = services.iter().copied().filter(visible).collect();
         let mut by_gateway: HashMap<_, Vec<usize>> = HashMap::new();
@@ -39,17 +35,12 @@ impl<'s> Bindings<'s> {
             if !for_mesh(&service.spec) {
                 continue;
             }
-            let full =
-                |host: &String| host::expand(host, service.namespace(), &identity.cluster_domain);
+            let full = |host: &String| host::expand(host, service.namespace(), &identity.cluster_domain);
             for host in service.spec.hosts.iter().map(full).collect::<BTreeSet<_>>() {
                 by_mesh_host.entry(host).or_default().push(index);
             }
         }
-        Bindings {
-            services,
-            by_gateway,
-            by_mesh_host,
-        }
+        Bindings { services, by_gateway, by_mesh_host }
     }
 
     /// The VirtualServices that list a gateway, whatever their hosts.
@@ -61,30 +52,17 @@ impl<'s> Bindings<'s> {
     /// The VirtualServices for the mesh with a host that covers this one.
     pub fn to_mesh_host(&self, host: &str) -> Vec<&'s VirtualService> {
         let names = std::iter::once(host.to_owned()).chain(host::wildcards(host));
-        let found = names
-            .filter_map(|name| self.by_mesh_host.get(&name))
-            .flatten();
+        let found = names.filter_map(|name| self.by_mesh_host.get(&name)).flatten();
         let found: BTreeSet<usize> = found.copied().collect();
-        found
-            .into_iter()
-            .map(|index| self.services[index])
-            .collect()
+        found.into_iter().map(|index| self.services[index]).collect()
     }
 }
 
 /// The gateways that a VirtualService, or a match of one of its tcp routes, lists.
 fn gateways(service: &VirtualService) -> BTreeSet<ObjectName> {
-    let matches = service
-        .spec
-        .tcp
-        .iter()
-        .flat_map(|route| route.r#match.iter().flatten());
-    let listed = matches
-        .flat_map(|item| &item.gateways)
-        .chain(&service.spec.gateways);
-    listed
-        .filter_map(|reference| gateway_name(reference, service.namespace()))
-        .collect()
+    let matches = service.spec.tcp.iter().flat_map(|route| route.r#match.iter().flatten());
+    let listed = matches.flat_map(|item| &item.gateways).chain(&service.spec.gateways);
+    listed.filter_map(|reference| gateway_name(reference, service.namespace())).collect()
 }
 
 /// What `name`, `./name` or `namespace/name`, written in `namespace`, means; `None` for the mesh.
@@ -95,10 +73,7 @@ pub fn gateway_name(reference: &str, namespace: &str) -> Option<ObjectName> {
         Some((".", name)) => (namespace, name),
         Some(full) => full,
     };
-    Some(ObjectName {
-        namespace: Arc::from(namespace),
-        name: Arc::from(name),
-    })
+    Some(ObjectName { namespace: Arc::from(namespace), name: Arc::from(name) })
 }
 
 pub fn lists_mesh(gateways: &[String]) -> bool {
@@ -112,9 +87,6 @@ pub fn for_mesh_by_default(spec: &istio::VirtualService) -> bool {
 
 /// Whether a VirtualService, or some match of its tcp routes, is for the mesh.
 pub fn for_mesh(spec: &istio::VirtualService) -> bool {
-    let mut matches = spec
-        .tcp
-        .iter()
-        .flat_map(|route| route.r#match.iter().flatten());
+    let mut matches = spec.tcp.iter().flat_map(|route| route.r#match.iter().flatten());
     for_mesh_by_default(spec) || matches.any(|item| lists_mesh(&item.gateways))
 }

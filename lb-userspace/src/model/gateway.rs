@@ -44,13 +44,7 @@ pub fn listeners<'s>(context: &Context<'s>, output: &mut Output<'_>) {
         if !matches(&gateway.spec.selector, &context.identity.gateway_labels) {
             let message = "this Gateway selects other gateways than this agent";
             let remedy = "Start the agent with `--gateway-labels` that its selector finds, if it should serve it.";
-            output.findings.push(gateway.finding(
-                Severity::Info,
-                code::GATEWAY_IDLE,
-                "spec.selector",
-                message,
-                remedy,
-            ));
+            output.findings.push(gateway.finding(Severity::Info, code::GATEWAY_IDLE, "spec.selector", message, remedy));
             continue;
         }
         for index in 0..gateway.spec.servers.len() {
@@ -90,49 +84,27 @@ fn server<'s>(
     };
     let bind = server.bind.as_deref().filter(|bind| !bind.is_empty());
     if bind.is_some_and(|bind| bind.starts_with("unix:")) {
-        output.findings.push(unsupported(
-            "bind",
-            "a unix socket cannot be reached by packets".into(),
-        ));
+        output.findings.push(unsupported("bind", "a unix socket cannot be reached by packets".into()));
         return;
     }
     let Some((family, protocol)) = family(&port.protocol) else {
-        output.findings.push(unsupported(
-            "port.protocol",
-            format!("{} servers are not carried out", port.protocol),
-        ));
+        output.findings.push(unsupported("port.protocol", format!("{} servers are not carried out", port.protocol)));
         return;
     };
     let Some(number) = u16::try_from(port.number).ok().and_then(NonZeroU16::new) else {
         return;
     };
-    let bind: Option<IpAddr> = bind
-        .and_then(|bind| bind.parse().ok())
-        .filter(|bind: &IpAddr| !bind.is_unspecified());
-    let holder = holders.entry((bind, number.get())).or_insert(Holder {
-        gateway,
-        index,
-        family,
-    });
+    let bind: Option<IpAddr> = bind.and_then(|bind| bind.parse().ok()).filter(|bind: &IpAddr| !bind.is_unspecified());
+    let holder = holders.entry((bind, number.get())).or_insert(Holder { gateway, index, family });
     let is_first = holder.gateway.name() == gateway.name() && holder.index == index;
     if !is_first {
         if family != holder.family || family == Family::Tcp {
-            let winner = format!(
-                "spec.servers[{}] of Gateway {}",
-                holder.index,
-                holder.gateway.name()
-            );
+            let winner = format!("spec.servers[{}] of Gateway {}", holder.index, holder.gateway.name());
             let message = format!(
                 "port {number} is already taken by {winner}, which is older or comes first; this server is dropped"
             );
             let remedy = "Use another port, or remove one of the two servers.";
-            output.findings.push(gateway.finding(
-                Severity::Error,
-                code::GATEWAY_CONFLICT,
-                path,
-                message,
-                remedy,
-            ));
+            output.findings.push(gateway.finding(Severity::Error, code::GATEWAY_CONFLICT, path, message, remedy));
         }
         return;
     }
@@ -143,25 +115,13 @@ fn server<'s>(
             None => return,
         },
         _ => {
-            let message = format!(
-                "{} needs the userspace proxy, which this version does not have",
-                port.protocol
-            );
+            let message = format!("{} needs the userspace proxy, which this version does not have", port.protocol);
             output.findings.push(unsupported("port.protocol", message));
             Action::Proxy
         }
     };
-    let door = Door::Gateway {
-        gateway: gateway.name().clone(),
-        bind,
-        port: number,
-    };
-    output.listeners.push(Listener {
-        door,
-        protocol,
-        action,
-        origin,
-    });
+    let door = Door::Gateway { gateway: gateway.name().clone(), bind, port: number };
+    output.listeners.push(Listener { door, protocol, action, origin });
 }
 
 /// The first route that fits of the first VirtualService that has one. Without any, nothing listens.
@@ -176,8 +136,7 @@ fn tcp_action(
     let mut action = None;
     for service in bound(context, output, gateway, index) {
         for at in 0..service.spec.tcp.len() {
-            let Some(fit) = fits(&service.spec, service.namespace(), at, gateway.name(), port)
-            else {
+            let Some(fit) = fits(&service.spec, service.namespace(), at, gateway.name(), port) else {
                 continue;
             };
             match taken {
@@ -186,32 +145,16 @@ fn tcp_action(
                     taken = Some((service, at));
                     output.usage.take(service, at);
                     let route = (service, at, fit.index);
-                    action = Some(route::action(
-                        context,
-                        &mut output.clusters,
-                        &mut output.findings,
-                        route,
-                        port,
-                    ));
+                    action = Some(route::action(context, &mut output.clusters, &mut output.findings, route, port));
                 }
             }
         }
     }
     if action.is_none() {
-        let message =
-            format!("no tcp route of any VirtualService fits port {port}: nothing listens on it");
-        let remedy = format!(
-            "Bind a VirtualService with a `tcp` route to gateway {}.",
-            gateway.name()
-        );
+        let message = format!("no tcp route of any VirtualService fits port {port}: nothing listens on it");
+        let remedy = format!("Bind a VirtualService with a `tcp` route to gateway {}.", gateway.name());
         let path = format!("spec.servers[{index}]");
-        output.findings.push(gateway.finding(
-            Severity::Info,
-            code::GATEWAY_IDLE,
-            path,
-            message,
-            remedy,
-        ));
+        output.findings.push(gateway.finding(Severity::Info, code::GATEWAY_IDLE, path, message, remedy));
     }
     action
 }
@@ -228,16 +171,8 @@ fn bound<'s>(
     for service in context.bindings.to_gateway(gateway.name()) {
         if shares_host(context, service, gateway, &gateway.spec.servers[index]) {
             bound.push(service);
-        } else if !gateway
-            .spec
-            .servers
-            .iter()
-            .any(|server| shares_host(context, service, gateway, server))
-        {
-            let message = format!(
-                "no host of this VirtualService is served by Gateway {}",
-                gateway.name()
-            );
+        } else if !gateway.spec.servers.iter().any(|server| shares_host(context, service, gateway, server)) {
+            let message = format!("no host of this VirtualService is served by Gateway {}", gateway.name());
             let remedy = "Let a host of the VirtualService and a host of one of the Gateway's servers overlap.";
             output.findings.push(service.finding(
                 Severity::Warning,
@@ -256,23 +191,13 @@ fn export_rank(export_to: &[String], own: &str) -> u8 {
     match export_to {
         [] => 2,
         all if all.iter().any(|namespace| namespace == "*") => 2,
-        all if all
-            .iter()
-            .all(|namespace| namespace == "." || namespace == own) =>
-        {
-            0
-        }
+        all if all.iter().all(|namespace| namespace == "." || namespace == own) => 0,
         _ => 1,
     }
 }
 
 /// Whether a server's hosts (`host`, `namespace/host`, `./host`) and the VirtualService's overlap.
-fn shares_host(
-    context: &Context<'_>,
-    service: &VirtualService,
-    gateway: &Gateway,
-    server: &istio::Server,
-) -> bool {
+fn shares_host(context: &Context<'_>, service: &VirtualService, gateway: &Gateway, server: &istio::Server) -> bool {
     server.hosts.iter().any(|text| {
         let (namespace, pattern) = text.split_once('/').unwrap_or(("*", text));
         let visible = match namespace {
@@ -281,8 +206,7 @@ fn shares_host(
             name => name == service.namespace(),
         };
         let pattern = pattern.to_ascii_lowercase();
-        let overlaps =
-            |host: &String| host::overlap(&pattern, &context.full_host(host, service.namespace()));
+        let overlaps = |host: &String| host::overlap(&pattern, &context.full_host(host, service.namespace()));
         visible && service.spec.hosts.iter().any(overlaps)
     })
 }
@@ -295,17 +219,9 @@ pub struct Fit {
 }
 
 /// Whether tcp route `at` fits a gateway's port. Only `port` and `gateways` of a match are looked at there.
-pub fn fits(
-    spec: &istio::VirtualService,
-    namespace: &str,
-    at: usize,
-    gateway: &ObjectName,
-    port: u16,
-) -> Option<Fit> {
+pub fn fits(spec: &istio::VirtualService, namespace: &str, at: usize, gateway: &ObjectName, port: u16) -> Option<Fit> {
     let lists = |gateways: &[String]| {
-        gateways
-            .iter()
-            .any(|reference| gateway_name(reference, namespace).as_ref() == Some(gateway))
+        gateways.iter().any(|reference| gateway_name(reference, namespace).as_ref() == Some(gateway))
     };
     let by_default = lists(&spec.gateways);
     let matches = &spec.tcp[at].r#match;
@@ -314,18 +230,8 @@ pub fn fits(
     }
     let fits = |item: &Option<istio::L4Match>| {
         let Some(item) = item else { return by_default };
-        let gateway = if item.gateways.is_empty() {
-            by_default
-        } else {
-            lists(&item.gateways)
-        };
-        gateway
-            && item
-                .port
-                .is_none_or(|wanted| wanted == 0 || wanted == u32::from(port))
+        let gateway = if item.gateways.is_empty() { by_default } else { lists(&item.gateways) };
+        gateway && item.port.is_none_or(|wanted| wanted == 0 || wanted == u32::from(port))
     };
-    matches
-        .iter()
-        .position(fits)
-        .map(|index| Fit { index: Some(index) })
+    matches.iter().position(fits).map(|index| Fit { index: Some(index) })
 }

@@ -25,9 +25,7 @@ pub fn overlap(a: &str, b: &str) -> bool {
 
 /// The wildcards that cover `host`, longest first: `*.b.c`, `*.c`, `*`.
 pub fn wildcards(host: &str) -> impl Iterator<Item = String> {
-    host.match_indices('.')
-        .map(|(at, _)| format!("*{}", &host[at..]))
-        .chain(std::iter::once("*".to_owned()))
+    host.match_indices('.').map(|(at, _)| format!("*{}", &host[at..])).chain(std::iter::once("*".to_owned()))
 }
 
 /// Whether an object of namespace `own` with this `exportTo` is visible to proxies of namespace `to`.
@@ -78,20 +76,12 @@ mod tests {
             assert_eq!(covers(pattern, host), expected, "{pattern} {host}");
         }
         assert!(overlap("a.example.com", "*.example.com"));
-        assert_eq!(
-            wildcards("a.b.c").collect::<Vec<_>>(),
-            ["*.b.c", "*.c", "*"]
-        );
+        assert_eq!(wildcards("a.b.c").collect::<Vec<_>>(), ["*.b.c", "*.c", "*"]);
     }
 
     #[test]
     fn export() {
-        let list = |names: &[&str]| {
-            names
-                .iter()
-                .map(|name| (*name).to_owned())
-                .collect::<Vec<_>>()
-        };
+        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         assert!(exported(&[], "a", "b"));
         assert!(exported(&list(&["*"]), "a", "b"));
         assert!(!exported(&list(&["."]), "a", "b"));

@@ -16,65 +16,33 @@ use crate::{
 
 /// Gateways, hosts, ports and subsets that are named and do not exist.
 pub fn references(context: &Context<'_>, output: &mut Output<'_>) {
-    let gateways: BTreeSet<_> = context
-        .specs
-        .gateways
-        .iter()
-        .map(|gateway| gateway.name().clone())
-        .collect();
+    let gateways: BTreeSet<_> = context.specs.gateways.iter().map(|gateway| gateway.name().clone()).collect();
     for service in &context.virtual_services {
         let known = |reference: &String| {
             gateway_name(reference, service.namespace()).is_none_or(|name| gateways.contains(&name))
         };
-        for (at, reference) in service
-            .spec
-            .gateways
-            .iter()
-            .enumerate()
-            .filter(|(_, reference)| !known(reference))
-        {
-            output.findings.push(missing_gateway(
-                service,
-                format!("spec.gateways[{at}]"),
-                reference,
-            ));
+        for (at, reference) in service.spec.gateways.iter().enumerate().filter(|(_, reference)| !known(reference)) {
+            output.findings.push(missing_gateway(service, format!("spec.gateways[{at}]"), reference));
         }
         for (at, route) in service.spec.tcp.iter().enumerate() {
             for (index, item) in route.r#match.iter().enumerate() {
-                let listed = item
-                    .iter()
-                    .flat_map(|item| item.gateways.iter().enumerate());
+                let listed = item.iter().flat_map(|item| item.gateways.iter().enumerate());
                 for (of, reference) in listed.filter(|(_, reference)| !known(reference)) {
                     let path = format!("spec.tcp[{at}].match[{index}].gateways[{of}]");
-                    output
-                        .findings
-                        .push(missing_gateway(service, path, reference));
+                    output.findings.push(missing_gateway(service, path, reference));
                 }
             }
-            destinations(
-                context,
-                service,
-                &format!("spec.tcp[{at}]"),
-                &route.route,
-                &mut output.findings,
-            );
+            destinations(context, service, &format!("spec.tcp[{at}]"), &route.route, &mut output.findings);
         }
         for (at, route) in service.spec.tls.iter().enumerate() {
-            destinations(
-                context,
-                service,
-                &format!("spec.tls[{at}]"),
-                &route.route,
-                &mut output.findings,
-            );
+            destinations(context, service, &format!("spec.tls[{at}]"), &route.route, &mut output.findings);
         }
     }
 }
 
 fn missing_gateway(service: &VirtualService, path: String, reference: &str) -> Finding {
     let message = format!("there is no Gateway `{reference}`");
-    let remedy =
-        "Define it, or correct the name; a Gateway of another namespace is `namespace/name`.";
+    let remedy = "Define it, or correct the name; a Gateway of another namespace is `namespace/name`.";
     service.finding(Severity::Error, code::NOT_FOUND, path, message, remedy)
 }
 
@@ -112,44 +80,22 @@ fn missing(
     let host = context.full_host(&destination.host, service.namespace());
     let Some(found) = context.find(&host) else {
         let remedy = match destination.host.contains('.') {
-            true => "Define a Service or ServiceEntry for it; a host with a dot is taken as it is."
-                .to_owned(),
-            false => format!(
-                "Define it, or write the full host if it is not in namespace {}.",
-                service.namespace()
-            ),
+            true => "Define a Service or ServiceEntry for it; a host with a dot is taken as it is.".to_owned(),
+            false => format!("Define it, or write the full host if it is not in namespace {}.", service.namespace()),
         };
-        return Some((
-            "host",
-            format!("no Service or ServiceEntry has the host `{host}`"),
-            remedy,
-        ));
+        return Some(("host", format!("no Service or ServiceEntry has the host `{host}`"), remedy));
     };
     if let Some(port) = destination.port
-        && u16::try_from(port.number)
-            .ok()
-            .and_then(|number| found.service.port(number))
-            .is_none()
+        && u16::try_from(port.number).ok().and_then(|number| found.service.port(number)).is_none()
     {
         let remedy = format!("Its ports are {}.", port_list(found.service));
-        return Some((
-            "port",
-            format!("{host} has no TCP port {}", port.number),
-            remedy,
-        ));
+        return Some(("port", format!("{host} has no TCP port {}", port.number), remedy));
     }
-    let subset = destination
-        .subset
-        .as_deref()
-        .filter(|subset| !subset.is_empty())?;
+    let subset = destination.subset.as_deref().filter(|subset| !subset.is_empty())?;
     match &found.policy {
         None => {
             let remedy = format!("Define a DestinationRule for {host} with this subset.");
-            Some((
-                "subset",
-                format!("no DestinationRule for {host} defines subset `{subset}`"),
-                remedy,
-            ))
+            Some(("subset", format!("no DestinationRule for {host} defines subset `{subset}`"), remedy))
         }
         Some(policy) if policy.subset(subset).is_none() => {
             let rule = policy.rule();
@@ -166,11 +112,7 @@ fn missing(
 
 /// Services without endpoints, subsets that select none, and DestinationRules of nobody.
 pub fn endpoints(context: &Context<'_>, output: &mut Output<'_>) {
-    let routed: BTreeSet<_> = output
-        .clusters
-        .names()
-        .map(|(name, _)| (name.host.clone(), name.port))
-        .collect();
+    let routed: BTreeSet<_> = output.clusters.names().map(|(name, _)| (name.host.clone(), name.port)).collect();
     let mut bare = BTreeSet::new();
     for (host, number) in routed {
         let Some(service) = context.registry.get(&host) else {
@@ -179,12 +121,8 @@ pub fn endpoints(context: &Context<'_>, output: &mut Output<'_>) {
         let Some(port) = service.port(number) else {
             continue;
         };
-        if output.clusters.instances(service, port).is_empty()
-            && bare.insert((host.clone(), number))
-        {
-            output
-                .findings
-                .push(no_endpoints(&service.definition, number));
+        if output.clusters.instances(service, port).is_empty() && bare.insert((host.clone(), number)) {
+            output.findings.push(no_endpoints(&service.definition, number));
         }
     }
     for rule in &context.specs.destination_rules {
@@ -203,20 +141,10 @@ pub fn endpoints(context: &Context<'_>, output: &mut Output<'_>) {
         }
         for service in services {
             for (at, subset) in rule.spec.subsets.iter().enumerate() {
-                if let Some(existing) = empty_subset(&mut output.clusters, service, &subset.labels)
-                {
-                    let message = format!(
-                        "subset `{}` selects no endpoint of {}",
-                        subset.name, service.host
-                    );
+                if let Some(existing) = empty_subset(&mut output.clusters, service, &subset.labels) {
+                    let message = format!("subset `{}` selects no endpoint of {}", subset.name, service.host);
                     let path = format!("spec.subsets[{at}]");
-                    output.findings.push(rule.finding(
-                        Severity::Error,
-                        code::SUBSET_EMPTY,
-                        path,
-                        message,
-                        existing,
-                    ));
+                    output.findings.push(rule.finding(Severity::Error, code::SUBSET_EMPTY, path, message, existing));
                 }
             }
         }
@@ -231,7 +159,8 @@ fn no_endpoints(definition: &Definition, port: u16) -> Finding {
             object.finding(Severity::Warning, code::NO_ENDPOINTS, "", message, remedy)
         }
         Definition::Entry(object) => {
-            let remedy = "Give `endpoints` with `resolution: STATIC`, or a workloadSelector that finds ready workloads.";
+            let remedy =
+                "Give `endpoints` with `resolution: STATIC`, or a workloadSelector that finds ready workloads.";
             object.finding(Severity::Warning, code::NO_ENDPOINTS, "", message, remedy)
         }
     }
@@ -252,24 +181,13 @@ fn empty_subset(
                 return None;
             }
             for key in labels.keys() {
-                values
-                    .entry(key.clone())
-                    .or_default()
-                    .extend(instance.labels.get(key).cloned());
+                values.entry(key.clone()).or_default().extend(instance.labels.get(key).cloned());
             }
         }
     }
     let list = |(key, values): (&String, &BTreeSet<String>)| match values.is_empty() {
         true => format!("no endpoint has a label `{key}`"),
-        false => format!(
-            "label `{key}` is one of {}",
-            values.iter().cloned().collect::<Vec<_>>().join(", ")
-        ),
+        false => format!("label `{key}` is one of {}", values.iter().cloned().collect::<Vec<_>>().join(", ")),
     };
-    any.then(|| {
-        format!(
-            "Of its endpoints, {}.",
-            values.iter().map(list).collect::<Vec<_>>().join(", and ")
-        )
-    })
+    any.then(|| format!("Of its endpoints, {}.", values.iter().map(list).collect::<Vec<_>>().join(", and ")))
 }

@@ -20,23 +20,13 @@ type Taken<'s> = (&'s VirtualService, usize, Option<usize>);
 /// Adds the listeners of every Service port that is ours.
 pub fn listeners(context: &Context<'_>, output: &mut Output<'_>) {
     conflicts(context, output);
-    for service in context
-        .registry
-        .all()
-        .iter()
-        .filter(|service| !service.addresses.is_empty())
-    {
+    for service in context.registry.all().iter().filter(|service| !service.addresses.is_empty()) {
         let routed = context.bindings.to_mesh_host(&service.host);
-        let all = context.identity.services == Services::All
-            && matches!(service.definition, Definition::Service(_));
+        let all = context.identity.services == Services::All && matches!(service.definition, Definition::Service(_));
         if routed.is_empty() && !all {
             continue;
         }
-        for port in service
-            .ports
-            .iter()
-            .filter(|port| port.protocol != PortProtocol::Udp)
-        {
+        for port in service.ports.iter().filter(|port| port.protocol != PortProtocol::Udp) {
             service_port(context, output, service, port, &routed);
         }
     }
@@ -44,11 +34,7 @@ pub fn listeners(context: &Context<'_>, output: &mut Output<'_>) {
 
 fn conflicts(context: &Context<'_>, output: &mut Output<'_>) {
     let mut owners = std::collections::BTreeMap::new();
-    for service in context
-        .virtual_services
-        .iter()
-        .filter(|service| for_mesh_by_default(&service.spec))
-    {
+    for service in context.virtual_services.iter().filter(|service| for_mesh_by_default(&service.spec)) {
         for (at, host) in service.spec.hosts.iter().enumerate() {
             let full = context.full_host(host, service.namespace());
             let owner = *owners.entry(full).or_insert(*service);
@@ -61,13 +47,7 @@ fn conflicts(context: &Context<'_>, output: &mut Output<'_>) {
             );
             let remedy = "Put the routes of both into one VirtualService.";
             let path = format!("spec.hosts[{at}]");
-            output.findings.push(service.finding(
-                Severity::Error,
-                code::MESH_HOST_CONFLICT,
-                path,
-                message,
-                remedy,
-            ));
+            output.findings.push(service.finding(Severity::Error, code::MESH_HOST_CONFLICT, path, message, remedy));
         }
     }
 }
@@ -79,37 +59,21 @@ fn service_port(
     port: &Port,
     routed: &[&VirtualService],
 ) {
-    let at = service
-        .ports
-        .iter()
-        .position(|other| other.number == port.number && other.name == port.name);
+    let at = service.ports.iter().position(|other| other.number == port.number && other.name == port.name);
     let origin = service.origin(&format!("spec.ports[{}]", at.unwrap_or(0)));
     let Some(number) = std::num::NonZeroU16::new(port.number) else {
         return;
     };
-    let door = |addresses| Door::Service {
-        service: service.name().clone(),
-        addresses,
-        port: number,
-    };
+    let door = |addresses| Door::Service { service: service.name().clone(), addresses, port: number };
     if let Some(protocol) = needs_bytes(port.protocol, routed) {
         let door = door(service.addresses.clone());
-        output.listeners.push(Listener {
-            door,
-            protocol,
-            action: Action::Proxy,
-            origin,
-        });
+        output.listeners.push(Listener { door, protocol, action: Action::Proxy, origin });
         return;
     }
     let carries_tcp = port.protocol != PortProtocol::Http;
     let mut groups: Vec<(Option<Taken<'_>>, Vec<IpAddr>)> = Vec::new();
     for address in &service.addresses {
-        let taken = if carries_tcp {
-            take(output, service, *address, port.number, routed)
-        } else {
-            None
-        };
+        let taken = if carries_tcp { take(output, service, *address, port.number, routed) } else { None };
         match groups.iter_mut().find(|(other, _)| same(other, &taken)) {
             Some((_, addresses)) => addresses.push(*address),
             None => groups.push((taken, vec![*address])),
@@ -117,36 +81,19 @@ fn service_port(
     }
     for (taken, addresses) in groups {
         let action = match taken {
-            Some(route) => route::action(
-                context,
-                &mut output.clusters,
-                &mut output.findings,
-                route,
-                port.number,
-            ),
+            Some(route) => route::action(context, &mut output.clusters, &mut output.findings, route, port.number),
             None if context.identity.services == Services::All => {
                 route::plain_action(context, &mut output.clusters, service, port, origin.clone())
             }
             None => continue,
         };
-        let protocol = if action == Action::Proxy {
-            protocol(port.protocol)
-        } else {
-            Protocol::Tcp
-        };
-        output.listeners.push(Listener {
-            door: door(addresses),
-            protocol,
-            action,
-            origin: origin.clone(),
-        });
+        let protocol = if action == Action::Proxy { protocol(port.protocol) } else { Protocol::Tcp };
+        output.listeners.push(Listener { door: door(addresses), protocol, action, origin: origin.clone() });
     }
 }
 
 fn same(a: &Option<Taken<'_>>, b: &Option<Taken<'_>>) -> bool {
-    let key = |taken: &Option<Taken<'_>>| {
-        taken.map(|(service, at, item)| (service.name().clone(), at, item))
-    };
+    let key = |taken: &Option<Taken<'_>>| taken.map(|(service, at, item)| (service.name().clone(), at, item));
     key(a) == key(b)
 }
 
@@ -163,11 +110,7 @@ fn protocol(protocol: PortProtocol) -> Protocol {
 /// The protocol by which a port's routes need its bytes, if they do: `http` routes on an HTTP port or on one whose
 /// protocol is not known, `tls` routes on a TLS one.
 fn needs_bytes(port: PortProtocol, routed: &[&VirtualService]) -> Option<Protocol> {
-    let http = || {
-        routed
-            .iter()
-            .any(|service| !service.spec.http.is_empty() && for_mesh_by_default(&service.spec))
-    };
+    let http = || routed.iter().any(|service| !service.spec.http.is_empty() && for_mesh_by_default(&service.spec));
     let tls = || routed.iter().any(|service| !service.spec.tls.is_empty());
     match port {
         PortProtocol::Http | PortProtocol::Unknown if http() => Some(Protocol::Http),
@@ -223,48 +166,21 @@ fn fits(
             }
             continue;
         };
-        let mesh = if item.gateways.is_empty() {
-            default
-        } else {
-            lists_mesh(&item.gateways)
-        };
-        let port_fits = item
-            .port
-            .is_none_or(|wanted| wanted == 0 || wanted == u32::from(port));
+        let mesh = if item.gateways.is_empty() { default } else { lists_mesh(&item.gateways) };
+        let port_fits = item.port.is_none_or(|wanted| wanted == 0 || wanted == u32::from(port));
         let subnets = &item.destination_subnets;
-        if !mesh
-            || !port_fits
-            || !(subnets.is_empty() || subnets.iter().any(|subnet| contains(subnet, address)))
-        {
+        if !mesh || !port_fits || !(subnets.is_empty() || subnets.iter().any(|subnet| contains(subnet, address))) {
             continue;
         }
-        if item.source_labels.is_empty()
-            && item
-                .source_namespace
-                .as_deref()
-                .unwrap_or_default()
-                .is_empty()
-        {
+        if item.source_labels.is_empty() && item.source_namespace.as_deref().unwrap_or_default().is_empty() {
             return Some(Some(index));
         }
-        let field = if item.source_labels.is_empty() {
-            "sourceNamespace"
-        } else {
-            "sourceLabels"
-        };
-        let message = format!(
-            "matching on the client ({field}) is not carried out; this match is left out for {}",
-            service.host
-        );
+        let field = if item.source_labels.is_empty() { "sourceNamespace" } else { "sourceLabels" };
+        let message =
+            format!("matching on the client ({field}) is not carried out; this match is left out for {}", service.host);
         let path = format!("spec.tcp[{at}].match[{index}].{field}");
         let remedy = "Remove it to let the route hold for every client.";
-        output.findings.push(candidate.finding(
-            Severity::Warning,
-            code::UNSUPPORTED,
-            path,
-            message,
-            remedy,
-        ));
+        output.findings.push(candidate.finding(Severity::Warning, code::UNSUPPORTED, path, message, remedy));
     }
     None
 }

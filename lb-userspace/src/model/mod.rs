@@ -45,17 +45,9 @@ pub struct Listener {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Door {
     /// A Gateway server. Without `bind` it listens on every address of the agent (interfaces and `--vip`).
-    Gateway {
-        gateway: ObjectName,
-        bind: Option<IpAddr>,
-        port: NonZeroU16,
-    },
+    Gateway { gateway: ObjectName, bind: Option<IpAddr>, port: NonZeroU16 },
     /// A Service's ClusterIPs, or a ServiceEntry's addresses (mesh traffic).
-    Service {
-        service: ObjectName,
-        addresses: Vec<IpAddr>,
-        port: NonZeroU16,
-    },
+    Service { service: ObjectName, addresses: Vec<IpAddr>, port: NonZeroU16 },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -78,14 +78,8 @@ pub fn parse(specs: &Specs, identity: &Identity) -> (Model, Vec<Finding>) {
     let mut virtual_services: Vec<_> = specs.virtual_services.iter().collect();
     virtual_services.sort_by_key(|service| (service.created, service.name().clone()));
     let bindings = Bindings::new(&virtual_services, identity);
-    let context = Context {
-        bindings: &bindings,
-        specs,
-        identity,
-        registry: &registry,
-        policies: &policies,
-        virtual_services,
-    };
+    let context =
+        Context { bindings: &bindings, specs, identity, registry: &registry, policies: &policies, virtual_services };
     let mut output = Output {
         listeners: Vec::new(),
         clusters: Clusters::new(&workloads),
@@ -98,19 +92,8 @@ pub fn parse(specs: &Specs, identity: &Identity) -> (Model, Vec<Finding>) {
     lint::endpoints(&context, &mut output);
     unsupported::fields(&context, &mut output.findings);
     output.usage.report(&context, &mut output.findings);
-    let Output {
-        mut listeners,
-        clusters,
-        mut findings,
-        ..
-    } = output;
+    let Output { mut listeners, clusters, mut findings, .. } = output;
     listeners.sort_by(|a, b| a.door.cmp(&b.door));
     finding::sort(&mut findings);
-    (
-        Model {
-            listeners,
-            clusters: clusters.into_map(),
-        },
-        findings,
-    )
+    (Model { listeners, clusters: clusters.into_map() }, findings)
 }

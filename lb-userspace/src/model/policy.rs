@@ -55,16 +55,9 @@ impl<'s> Policies<'s> {
         let mut by_host: HashMap<_, Vec<&Rule>> = HashMap::new();
         for rule in rules {
             let host = host::expand(&rule.spec.host, rule.namespace(), &identity.cluster_domain);
-            by_host
-                .entry((rule.namespace(), host))
-                .or_default()
-                .push(rule);
+            by_host.entry((rule.namespace(), host)).or_default().push(rule);
         }
-        Policies {
-            by_host,
-            client: &identity.namespace,
-            root: &identity.root_namespace,
-        }
+        Policies { by_host, client: &identity.namespace, root: &identity.root_namespace }
     }
 
     /// The client's namespace first, then the service's, then the root namespace; the first that has any rule wins.
@@ -80,20 +73,12 @@ impl<'s> Policies<'s> {
     }
 
     /// The exact host, else the longest wildcard that covers it.
-    fn find(
-        &self,
-        namespace: &str,
-        host: &str,
-        visible: impl Fn(&Rule) -> bool,
-    ) -> Option<Policy<'s>> {
+    fn find(&self, namespace: &str, host: &str, visible: impl Fn(&Rule) -> bool) -> Option<Policy<'s>> {
         let names = std::iter::once(host.to_owned()).chain(host::wildcards(host));
-        names
-            .filter_map(|name| self.by_host.get(&(namespace, name)))
-            .find_map(|rules| {
-                let rules: Vec<&Rule> =
-                    rules.iter().copied().filter(|rule| visible(rule)).collect();
-                (!rules.is_empty()).then_some(Policy { rules })
-            })
+        names.filter_map(|name| self.by_host.get(&(namespace, name))).find_map(|rules| {
+            let rules: Vec<&Rule> = rules.iter().copied().filter(|rule| visible(rule)).collect();
+            (!rules.is_empty()).then_some(Policy { rules })
+        })
     }
 }
 
@@ -101,32 +86,20 @@ impl<'s> Policies<'s> {
 /// others are meant for the whole mesh and come last.
 fn is_private(rule: &Rule) -> bool {
     !rule.spec.export_to.is_empty()
-        && rule
-            .spec
-            .export_to
-            .iter()
-            .all(|namespace| namespace == "." || namespace == rule.namespace())
+        && rule.spec.export_to.iter().all(|namespace| namespace == "." || namespace == rule.namespace())
 }
 
 impl<'s> Policy<'s> {
     /// A subset, with the rule that defines it and its index there. A repeated name: the oldest rule's counts.
     pub fn subset(&self, name: &str) -> Option<(&'s Rule, usize, &'s Subset)> {
         self.rules.iter().find_map(|rule| {
-            let at = rule
-                .spec
-                .subsets
-                .iter()
-                .position(|subset| subset.name == name)?;
+            let at = rule.spec.subsets.iter().position(|subset| subset.name == name)?;
             Some((*rule, at, &rule.spec.subsets[at]))
         })
     }
 
     pub fn subset_names(&self) -> Vec<&'s str> {
-        self.rules
-            .iter()
-            .flat_map(|rule| &rule.spec.subsets)
-            .map(|subset| subset.name.as_str())
-            .collect()
+        self.rules.iter().flat_map(|rule| &rule.spec.subsets).map(|subset| subset.name.as_str()).collect()
     }
 
     /// The oldest of the rules.
@@ -136,14 +109,10 @@ impl<'s> Policy<'s> {
 
     /// What applies to connections sent to a subset (or, without one, to the host) on a port.
     pub fn effect(&self, subset: Option<&str>, port: u16) -> Effect {
-        let top = self
-            .rules
-            .iter()
-            .find_map(|rule| rule.spec.traffic_policy.as_ref());
+        let top = self.rules.iter().find_map(|rule| rule.spec.traffic_policy.as_ref());
         let mut blocks = Blocks::default();
-        let subset = subset
-            .and_then(|name| self.subset(name))
-            .and_then(|(_, _, subset)| subset.traffic_policy.as_ref());
+        let subset =
+            subset.and_then(|name| self.subset(name)).and_then(|(_, _, subset)| subset.traffic_policy.as_ref());
         for policy in top.into_iter().chain(subset) {
             blocks.replace(policy);
         }
@@ -173,11 +142,10 @@ impl<'s> Blocks<'s> {
 
     /// An entry for the port replaces every block; what it leaves out goes back to the default.
     fn replace_for_port(&mut self, policy: &'s TrafficPolicy, port: u16) {
-        let entry = policy.port_level_settings.iter().find(|entry| {
-            entry
-                .port
-                .is_some_and(|selector| selector.number == u32::from(port))
-        });
+        let entry = policy
+            .port_level_settings
+            .iter()
+            .find(|entry| entry.port.is_some_and(|selector| selector.number == u32::from(port)));
         if let Some(entry) = entry {
             self.load_balancer = entry.load_balancer.as_ref();
             self.tls = entry.tls.as_ref();
@@ -185,22 +153,14 @@ impl<'s> Blocks<'s> {
     }
 
     fn effect(&self) -> Effect {
-        let hash = self
-            .load_balancer
-            .and_then(|balancer| balancer.consistent_hash.as_ref());
-        let tls = self
-            .tls
-            .map(|tls| tls.mode.unwrap_or_default())
-            .filter(|mode| *mode != ClientTlsMode::Disable);
+        let hash = self.load_balancer.and_then(|balancer| balancer.consistent_hash.as_ref());
+        let tls = self.tls.map(|tls| tls.mode.unwrap_or_default()).filter(|mode| *mode != ClientTlsMode::Disable);
         let needs_proxy = match tls {
             Some(mode) => Some(ProxyNeed::Tls(mode)),
             None if self.tunnel => Some(ProxyNeed::Tunnel),
             None if self.proxy_protocol => Some(ProxyNeed::ProxyProtocol),
             None => None,
         };
-        Effect {
-            source_ip: hash.is_some_and(|hash| hash.use_source_ip == Some(true)),
-            needs_proxy,
-        }
+        Effect { source_ip: hash.is_some_and(|hash| hash.use_source_ip == Some(true)), needs_proxy }
     }
 }

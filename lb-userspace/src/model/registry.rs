@@ -65,9 +65,7 @@ impl Service {
 
     /// A port that TCP can reach.
     pub fn port(&self, number: u16) -> Option<&Port> {
-        self.ports
-            .iter()
-            .find(|port| port.number == number && port.protocol != PortProtocol::Udp)
+        self.ports.iter().find(|port| port.number == number && port.protocol != PortProtocol::Udp)
     }
 }
 
@@ -79,33 +77,14 @@ pub struct Registry {
 
 impl Registry {
     pub fn new(specs: &Specs, identity: &Identity) -> Registry {
-        let mut services: Vec<Service> = specs
-            .services
-            .iter()
-            .map(|object| kubernetes_service(object, &identity.cluster_domain))
-            .collect();
+        let mut services: Vec<Service> =
+            specs.services.iter().map(|object| kubernetes_service(object, &identity.cluster_domain)).collect();
         let mut entries: Vec<_> = specs.service_entries.iter().collect();
         // One host in several ServiceEntries: those of the agent's own namespace first, then the oldest.
-        entries.sort_by_key(|entry| {
-            (
-                entry.namespace() != &*identity.namespace,
-                entry.created,
-                entry.name().clone(),
-            )
-        });
+        entries.sort_by_key(|entry| (entry.namespace() != &*identity.namespace, entry.created, entry.name().clone()));
         for entry in entries {
-            if host::exported(
-                &entry.spec.export_to,
-                entry.namespace(),
-                &identity.namespace,
-            ) {
-                services.extend(
-                    entry
-                        .spec
-                        .hosts
-                        .iter()
-                        .map(|host| entry_service(entry, host)),
-                );
+            if host::exported(&entry.spec.export_to, entry.namespace(), &identity.namespace) {
+                services.extend(entry.spec.hosts.iter().map(|host| entry_service(entry, host)));
             }
         }
         let mut by_host: HashMap<Arc<str>, Vec<usize>> = HashMap::new();
@@ -117,19 +96,13 @@ impl Registry {
 
     /// The service a destination names. A Kubernetes Service comes before a ServiceEntry of the same host.
     pub fn get(&self, host: &str) -> Option<&Service> {
-        self.by_host
-            .get(host)
-            .map(|indices| &self.services[indices[0]])
+        self.by_host.get(host).map(|indices| &self.services[indices[0]])
     }
 
     /// Every service whose host is covered by a VirtualService's host.
     pub fn covered<'r>(&'r self, pattern: &str) -> Vec<&'r Service> {
         if pattern.starts_with('*') {
-            return self
-                .services
-                .iter()
-                .filter(|service| host::covers(pattern, &service.host))
-                .collect();
+            return self.services.iter().filter(|service| host::covers(pattern, &service.host)).collect();
         }
         let indices = self.by_host.get(pattern).map_or(&[][..], Vec::as_slice);
         indices.iter().map(|index| &self.services[*index]).collect()
@@ -142,19 +115,12 @@ impl Registry {
 
 fn kubernetes_service(object: &Arc<Object<kubernetes::Service>>, cluster_domain: &str) -> Service {
     let spec = &object.spec;
-    let listed = spec.cluster_ips.iter().chain(
-        spec.cluster_ip
-            .iter()
-            .filter(|_| spec.cluster_ips.is_empty()),
-    );
+    let listed = spec.cluster_ips.iter().chain(spec.cluster_ip.iter().filter(|_| spec.cluster_ips.is_empty()));
     let ports = spec.ports.iter().map(|port| Port {
         name: port.name.clone().unwrap_or_default(),
         number: port.port,
         protocol: service_protocol(port),
-        target: port
-            .target_port
-            .clone()
-            .unwrap_or(TargetPort::Number(port.port)),
+        target: port.target_port.clone().unwrap_or(TargetPort::Number(port.port)),
     });
     Service {
         host: host::expand(&object.name().name, object.namespace(), cluster_domain).into(),
@@ -167,20 +133,12 @@ fn kubernetes_service(object: &Arc<Object<kubernetes::Service>>, cluster_domain:
 fn entry_service(object: &Arc<Object<istio::ServiceEntry>>, name: &str) -> Service {
     let ports = object.spec.ports.iter().filter_map(|port| {
         let number = u16::try_from(port.number).ok()?;
-        let target = port
-            .target_port
-            .and_then(|target| u16::try_from(target).ok())
-            .unwrap_or(number);
+        let target = port.target_port.and_then(|target| u16::try_from(target).ok()).unwrap_or(number);
         let protocol = match port.protocol.as_str() {
             "" => from_name(&port.name),
             protocol => from_word(protocol),
         };
-        Some(Port {
-            name: port.name.clone(),
-            number,
-            protocol,
-            target: TargetPort::Number(target),
-        })
+        Some(Port { name: port.name.clone(), number, protocol, target: TargetPort::Number(target) })
     });
     let single = |text: &String| match text.parse::<IpAddr>() {
         Ok(address) => Some(address),
@@ -191,11 +149,7 @@ fn entry_service(object: &Arc<Object<istio::ServiceEntry>>, name: &str) -> Servi
             .map(|net| net.addr()),
     };
     Service {
-        host: name
-            .strip_suffix('.')
-            .unwrap_or(name)
-            .to_ascii_lowercase()
-            .into(),
+        host: name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase().into(),
         definition: Definition::Entry(object.clone()),
         ports: ports.collect(),
         addresses: object.spec.addresses.iter().filter_map(single).collect(),
@@ -230,8 +184,9 @@ fn from_name(name: &str) -> PortProtocol {
 fn from_word(word: &str) -> PortProtocol {
     match word.to_ascii_lowercase().as_str() {
         "tcp" | "mongo" | "mysql" | "redis" => PortProtocol::Tcp,
-        "http" | "http2" | "grpc" | "grpc-web" | "http_proxy" | "kubernetes.io/h2c"
-        | "kubernetes.io/ws" => PortProtocol::Http,
+        "http" | "http2" | "grpc" | "grpc-web" | "http_proxy" | "kubernetes.io/h2c" | "kubernetes.io/ws" => {
+            PortProtocol::Http
+        }
         "https" | "kubernetes.io/wss" => PortProtocol::Https,
         "tls" => PortProtocol::Tls,
         "udp" => PortProtocol::Udp,
@@ -245,14 +200,12 @@ mod tests {
 
     #[test]
     fn protocol_of_a_port() {
-        let port = |name: Option<&str>, app: Option<&str>, protocol: Option<&str>, port: u16| {
-            kubernetes::ServicePort {
-                name: name.map(Into::into),
-                app_protocol: app.map(Into::into),
-                protocol: protocol.map(Into::into),
-                port,
-                target_port: None,
-            }
+        let port = |name: Option<&str>, app: Option<&str>, protocol: Option<&str>, port: u16| kubernetes::ServicePort {
+            name: name.map(Into::into),
+            app_protocol: app.map(Into::into),
+            protocol: protocol.map(Into::into),
+            port,
+            target_port: None,
         };
         let cases = [
             (port(Some("tcp-other"), None, None, 9001), PortProtocol::Tcp),

@@ -7,8 +7,7 @@ use std::{
 };
 
 use super::{
-    Action, BrokenReason, Cluster, ClusterName, Destination, Endpoint, HashKey, Origin, Rule,
-    Target, host,
+    Action, BrokenReason, Cluster, ClusterName, Destination, Endpoint, HashKey, Origin, Rule, Target, host,
     parse::Context,
     policy::{Policy, ProxyNeed},
     registry::{Port, PortProtocol, Service},
@@ -30,11 +29,7 @@ pub(super) struct Clusters<'s> {
 
 impl<'s> Clusters<'s> {
     pub fn new(workloads: &'s Workloads<'s>) -> Clusters<'s> {
-        Clusters {
-            workloads,
-            clusters: BTreeMap::new(),
-            instances: HashMap::new(),
-        }
+        Clusters { workloads, clusters: BTreeMap::new(), instances: HashMap::new() }
     }
 
     pub fn into_map(self) -> BTreeMap<ClusterName, Cluster> {
@@ -48,10 +43,7 @@ impl<'s> Clusters<'s> {
     /// Every endpoint of a service port, whatever its subset.
     pub fn instances(&mut self, service: &Service, port: &Port) -> Arc<[Instance]> {
         let key = (service.host.clone(), port.number);
-        self.instances
-            .entry(key)
-            .or_insert_with(|| self.workloads.instances(service, port).into())
-            .clone()
+        self.instances.entry(key).or_insert_with(|| self.workloads.instances(service, port).into()).clone()
     }
 
     fn add(
@@ -66,19 +58,13 @@ impl<'s> Clusters<'s> {
             return;
         }
         let instances = self.instances(service, port);
-        let fits =
-            |instance: &&Instance| labels.is_none_or(|labels| matches(labels, &instance.labels));
+        let fits = |instance: &&Instance| labels.is_none_or(|labels| matches(labels, &instance.labels));
         let endpoint = |instance: &Instance| {
             let port = NonZeroU16::new(instance.port)?;
-            Some(Endpoint {
-                address: instance.address,
-                port,
-                weight: instance.weight,
-            })
+            Some(Endpoint { address: instance.address, port, weight: instance.weight })
         };
         let endpoints = instances.iter().filter(fits).filter_map(endpoint).collect();
-        self.clusters
-            .insert(name.clone(), Cluster { endpoints, origin });
+        self.clusters.insert(name.clone(), Cluster { endpoints, origin });
     }
 }
 
@@ -122,20 +108,8 @@ pub(super) fn action(
             continue;
         };
         let path = format!("spec.tcp[{index}].route[{at}]");
-        let weight = if route.len() == 1 {
-            1
-        } else {
-            u32::try_from(entry.weight.unwrap_or(0)).unwrap_or(0)
-        };
-        let one = resolve(
-            context,
-            clusters,
-            findings,
-            (service, &path),
-            destination,
-            weight,
-            listener_port,
-        );
+        let weight = if route.len() == 1 { 1 } else { u32::try_from(entry.weight.unwrap_or(0)).unwrap_or(0) };
+        let one = resolve(context, clusters, findings, (service, &path), destination, weight, listener_port);
         if let Some(need) = one.needs_proxy {
             findings.push(needs_proxy(service, &path, &one.destination.host, need));
         }
@@ -144,11 +118,7 @@ pub(super) fn action(
     if resolved.iter().any(|one| one.needs_proxy.is_some()) {
         return Action::Proxy;
     }
-    let hash = if resolved.iter().any(|one| one.source_ip) {
-        HashKey::SourceIp
-    } else {
-        HashKey::Flow
-    };
+    let hash = if resolved.iter().any(|one| one.source_ip) { HashKey::SourceIp } else { HashKey::Flow };
     Action::Tcp(Rule {
         virtual_service: Some(service.name().clone()),
         index,
@@ -167,16 +137,10 @@ pub(super) fn plain_action(
     port: &Port,
     origin: Origin,
 ) -> Action {
-    let name = ClusterName {
-        host: service.host.clone(),
-        subset: None,
-        port: port.number,
-    };
+    let name = ClusterName { host: service.host.clone(), subset: None, port: port.number };
     clusters.add(&name, service, port, None, service.origin(""));
     let policy = context.policies.choose(&service.host, service.namespace());
-    let effect = policy
-        .map(|policy| policy.effect(None, port.number))
-        .unwrap_or_default();
+    let effect = policy.map(|policy| policy.effect(None, port.number)).unwrap_or_default();
     if effect.needs_proxy.is_some() {
         return Action::Proxy;
     }
@@ -193,11 +157,7 @@ pub(super) fn plain_action(
         index: 0,
         match_index: None,
         origin,
-        hash: if effect.source_ip {
-            HashKey::SourceIp
-        } else {
-            HashKey::Flow
-        },
+        hash: if effect.source_ip { HashKey::SourceIp } else { HashKey::Flow },
         destinations: vec![destination],
     })
 }
@@ -226,13 +186,8 @@ fn resolve(
     listener_port: u16,
 ) -> Resolved {
     let host = context.full_host(&written.host, service.namespace());
-    let subset = written
-        .subset
-        .as_deref()
-        .filter(|subset| !subset.is_empty());
-    let number = written
-        .port
-        .and_then(|port| u16::try_from(port.number).ok());
+    let subset = written.subset.as_deref().filter(|subset| !subset.is_empty());
+    let number = written.port.and_then(|port| u16::try_from(port.number).ok());
     let mut destination = Destination {
         host: host.as_str().into(),
         subset: subset.map(Into::into),
@@ -241,11 +196,7 @@ fn resolve(
         target: Target::Broken(BrokenReason::HostNotFound),
         origin: service.origin(path),
     };
-    let broken = |destination: Destination| Resolved {
-        destination,
-        source_ip: false,
-        needs_proxy: None,
-    };
+    let broken = |destination: Destination| Resolved { destination, source_ip: false, needs_proxy: None };
     let Some(found) = context.find(&host) else {
         return broken(destination);
     };
@@ -260,86 +211,47 @@ fn resolve(
         }
     };
     destination.port = port.number;
-    let effect = found
-        .policy
-        .as_ref()
-        .map(|policy| policy.effect(subset, port.number))
-        .unwrap_or_default();
+    let effect = found.policy.as_ref().map(|policy| policy.effect(subset, port.number)).unwrap_or_default();
     let (labels, origin) = match subset {
         None => (None, found.service.origin("")),
         Some(name) => match found.policy.as_ref().and_then(|policy| policy.subset(name)) {
-            Some((rule, at, subset)) => (
-                Some(&subset.labels),
-                rule.origin(&format!("spec.subsets[{at}]")),
-            ),
+            Some((rule, at, subset)) => (Some(&subset.labels), rule.origin(&format!("spec.subsets[{at}]"))),
             None => {
                 destination.target = Target::Broken(BrokenReason::SubsetNotFound);
                 return broken(destination);
             }
         },
     };
-    let name = ClusterName {
-        host: destination.host.clone(),
-        subset: destination.subset.clone(),
-        port: port.number,
-    };
+    let name = ClusterName { host: destination.host.clone(), subset: destination.subset.clone(), port: port.number };
     clusters.add(&name, found.service, port, labels, origin);
     destination.target = Target::Cluster(name);
-    Resolved {
-        destination,
-        source_ip: effect.source_ip,
-        needs_proxy: effect.needs_proxy,
-    }
+    Resolved { destination, source_ip: effect.source_ip, needs_proxy: effect.needs_proxy }
 }
 
 /// The port a destination means: the one it names; else the service's only one; else the listener's.
-fn choose_port(
-    service: &Service,
-    number: Option<u16>,
-    listener_port: u16,
-) -> Result<&Port, BrokenReason> {
+fn choose_port(service: &Service, number: Option<u16>, listener_port: u16) -> Result<&Port, BrokenReason> {
     if let Some(number) = number {
         return service.port(number).ok_or(BrokenReason::PortNotFound);
     }
     match service.ports.as_slice() {
         [only] if only.protocol != PortProtocol::Udp => Ok(only),
         [] | [_] => Err(BrokenReason::PortNotFound),
-        _ => service
-            .port(listener_port)
-            .ok_or(BrokenReason::PortAmbiguous),
+        _ => service.port(listener_port).ok_or(BrokenReason::PortAmbiguous),
     }
 }
 
-fn ambiguous(
-    service: &VirtualService,
-    path: &str,
-    target: &Service,
-    listener_port: u16,
-) -> Finding {
+fn ambiguous(service: &VirtualService, path: &str, target: &Service, listener_port: u16) -> Finding {
     let message = format!(
         "{} has several ports and none is named; the listener's port {listener_port} is not among them, so this destination's share is refused",
         target.host
     );
-    let remedy = format!(
-        "Add `port: {{number: ...}}` with one of {}.",
-        port_list(target)
-    );
-    service.finding(
-        Severity::Error,
-        code::PORT_REQUIRED,
-        format!("{path}.destination"),
-        message,
-        remedy,
-    )
+    let remedy = format!("Add `port: {{number: ...}}` with one of {}.", port_list(target));
+    service.finding(Severity::Error, code::PORT_REQUIRED, format!("{path}.destination"), message, remedy)
 }
 
 /// A service's ports, for people.
 pub(super) fn port_list(service: &Service) -> String {
-    let ports: Vec<String> = service
-        .ports
-        .iter()
-        .map(|port| port.number.to_string())
-        .collect();
+    let ports: Vec<String> = service.ports.iter().map(|port| port.number.to_string()).collect();
     ports.join(", ")
 }
 
@@ -358,9 +270,7 @@ impl Usage {
 
     pub fn shadow(&mut self, service: &VirtualService, index: usize, by: (&VirtualService, usize)) {
         let by = (by.0.name().clone(), by.1);
-        self.shadowed
-            .entry((service.name().clone(), index))
-            .or_insert(by);
+        self.shadowed.entry((service.name().clone(), index)).or_insert(by);
     }
 
     /// Routes that no connection reaches.
@@ -368,11 +278,7 @@ impl Usage {
         for service in &context.virtual_services {
             for index in 0..service.spec.tcp.len() {
                 let key = (service.name().clone(), index);
-                let Some((by, at)) = self
-                    .shadowed
-                    .get(&key)
-                    .filter(|_| !self.taken.contains(&key))
-                else {
+                let Some((by, at)) = self.shadowed.get(&key).filter(|_| !self.taken.contains(&key)) else {
                     continue;
                 };
                 let winner = if by == service.name() {

@@ -5,10 +5,7 @@ use crate::{
     finding::{Finding, Severity, code},
     spec::{
         Object,
-        istio::{
-            ClientTls, ClientTlsMode, DestinationRule, LoadBalancer, Resolution, SimpleBalancer,
-            TrafficPolicy,
-        },
+        istio::{ClientTls, ClientTlsMode, DestinationRule, LoadBalancer, Resolution, SimpleBalancer, TrafficPolicy},
     },
 };
 
@@ -21,25 +18,15 @@ pub fn fields(context: &Context<'_>, findings: &mut Vec<Finding>) {
         destination_rule(rule, findings);
     }
     for entry in &context.specs.service_entries {
-        let dynamic = matches!(
-            entry.spec.resolution,
-            Resolution::Dns | Resolution::DnsRoundRobin | Resolution::DynamicDns
-        );
+        let dynamic =
+            matches!(entry.spec.resolution, Resolution::Dns | Resolution::DnsRoundRobin | Resolution::DynamicDns);
         if dynamic {
             let message = "names are not resolved to endpoints";
             let remedy = "Use `resolution: STATIC` with addresses.";
-            findings.push(entry.finding(
-                Severity::Warning,
-                code::UNSUPPORTED,
-                "spec.resolution",
-                message,
-                remedy,
-            ));
+            findings.push(entry.finding(Severity::Warning, code::UNSUPPORTED, "spec.resolution", message, remedy));
         }
         for (at, address) in entry.spec.addresses.iter().enumerate() {
-            let subnet = address
-                .parse::<ipnet::IpNet>()
-                .is_ok_and(|net| net.prefix_len() < net.max_prefix_len());
+            let subnet = address.parse::<ipnet::IpNet>().is_ok_and(|net| net.prefix_len() < net.max_prefix_len());
             if subnet {
                 let path = format!("spec.addresses[{at}]");
                 let message = "a subnet of addresses is not carried out";
@@ -52,35 +39,21 @@ pub fn fields(context: &Context<'_>, findings: &mut Vec<Finding>) {
                 ));
             }
         }
-        for (at, endpoint) in entry
-            .spec
-            .endpoints
-            .iter()
-            .enumerate()
-            .filter(|(_, endpoint)| endpoint.address.starts_with("unix:"))
+        for (at, endpoint) in
+            entry.spec.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.address.starts_with("unix:"))
         {
             let _ = endpoint;
             let path = format!("spec.endpoints[{at}].address");
             let message = "a unix socket cannot be reached by packets";
-            findings.push(entry.finding(
-                Severity::Warning,
-                code::UNSUPPORTED,
-                path,
-                message,
-                "Use an IP address.",
-            ));
+            findings.push(entry.finding(Severity::Warning, code::UNSUPPORTED, path, message, "Use an IP address."));
         }
     }
 }
 
 fn virtual_service(service: &VirtualService, findings: &mut Vec<Finding>) {
-    let lists = [
-        ("http", !service.spec.http.is_empty()),
-        ("tls", !service.spec.tls.is_empty()),
-    ];
+    let lists = [("http", !service.spec.http.is_empty()), ("tls", !service.spec.tls.is_empty())];
     for (name, _) in lists.iter().filter(|(_, there)| *there) {
-        let message =
-            format!("{name} routes need the userspace proxy, which this version does not have");
+        let message = format!("{name} routes need the userspace proxy, which this version does not have");
         let path = format!("spec.{name}");
         findings.push(service.finding(
             Severity::Warning,
@@ -90,23 +63,14 @@ fn virtual_service(service: &VirtualService, findings: &mut Vec<Finding>) {
             "Only `tcp` routes are carried out.",
         ));
     }
-    let for_gateways = service
-        .spec
-        .gateways
-        .iter()
-        .any(|gateway| gateway != "mesh");
+    let for_gateways = service.spec.gateways.iter().any(|gateway| gateway != "mesh");
     for (at, route) in service.spec.tcp.iter().enumerate() {
         for (index, item) in route.r#match.iter().enumerate() {
             let Some(item) = item else { continue };
             let ignored = [
                 ("destinationSubnets", !item.destination_subnets.is_empty()),
                 ("sourceLabels", !item.source_labels.is_empty()),
-                (
-                    "sourceNamespace",
-                    item.source_namespace
-                        .as_deref()
-                        .is_some_and(|text| !text.is_empty()),
-                ),
+                ("sourceNamespace", item.source_namespace.as_deref().is_some_and(|text| !text.is_empty())),
             ];
             let at_gateway = match item.gateways.as_slice() {
                 [] => for_gateways,
@@ -160,43 +124,17 @@ fn destination_rule(rule: &Object<DestinationRule>, findings: &mut Vec<Finding>)
     }
     for (at, subset) in rule.spec.subsets.iter().enumerate() {
         if let Some(policy) = &subset.traffic_policy {
-            traffic_policy(
-                rule,
-                &format!("spec.subsets[{at}].trafficPolicy"),
-                policy,
-                findings,
-            );
+            traffic_policy(rule, &format!("spec.subsets[{at}].trafficPolicy"), policy, findings);
         }
     }
 }
 
-fn traffic_policy(
-    rule: &Object<DestinationRule>,
-    path: &str,
-    policy: &TrafficPolicy,
-    findings: &mut Vec<Finding>,
-) {
+fn traffic_policy(rule: &Object<DestinationRule>, path: &str, policy: &TrafficPolicy, findings: &mut Vec<Finding>) {
     let mut fields = vec![
-        (
-            "connectionPool",
-            policy.connection_pool.is_some(),
-            "limits of connections are not carried out",
-        ),
-        (
-            "outlierDetection",
-            policy.outlier_detection.is_some(),
-            "failing endpoints are not ejected",
-        ),
-        (
-            "retryBudget",
-            policy.retry_budget.is_some(),
-            "requests are not retried",
-        ),
-        (
-            "tunnel",
-            policy.tunnel.is_some(),
-            "tunnels need the userspace proxy, which this version does not have",
-        ),
+        ("connectionPool", policy.connection_pool.is_some(), "limits of connections are not carried out"),
+        ("outlierDetection", policy.outlier_detection.is_some(), "failing endpoints are not ejected"),
+        ("retryBudget", policy.retry_budget.is_some(), "requests are not retried"),
+        ("tunnel", policy.tunnel.is_some(), "tunnels need the userspace proxy, which this version does not have"),
         (
             "proxyProtocol",
             policy.proxy_protocol.is_some(),
@@ -207,13 +145,7 @@ fn traffic_policy(
     for (field, _, message) in fields {
         findings.push(unsupported(rule, format!("{path}.{field}"), message));
     }
-    blocks(
-        rule,
-        path,
-        policy.load_balancer.as_ref(),
-        policy.tls.as_ref(),
-        findings,
-    );
+    blocks(rule, path, policy.load_balancer.as_ref(), policy.tls.as_ref(), findings);
     for (at, port) in policy.port_level_settings.iter().enumerate() {
         let path = format!("{path}.portLevelSettings[{at}]");
         if port.connection_pool.is_some() {
@@ -224,19 +156,9 @@ fn traffic_policy(
             ));
         }
         if port.outlier_detection.is_some() {
-            findings.push(unsupported(
-                rule,
-                format!("{path}.outlierDetection"),
-                "failing endpoints are not ejected",
-            ));
+            findings.push(unsupported(rule, format!("{path}.outlierDetection"), "failing endpoints are not ejected"));
         }
-        blocks(
-            rule,
-            &path,
-            port.load_balancer.as_ref(),
-            port.tls.as_ref(),
-            findings,
-        );
+        blocks(rule, &path, port.load_balancer.as_ref(), port.tls.as_ref(), findings);
     }
 }
 
@@ -256,46 +178,22 @@ fn blocks(
     }
 }
 
-fn load_balancer(
-    rule: &Object<DestinationRule>,
-    path: &str,
-    balancer: &LoadBalancer,
-    findings: &mut Vec<Finding>,
-) {
+fn load_balancer(rule: &Object<DestinationRule>, path: &str, balancer: &LoadBalancer, findings: &mut Vec<Finding>) {
     let simple = match balancer.simple {
         Some(SimpleBalancer::LeastRequest | SimpleBalancer::LeastConn) => {
             Some("endpoints are chosen by a hash of the connection, not by the fewest connections")
         }
-        Some(SimpleBalancer::Passthrough) => {
-            Some("the client's own choice of endpoint is not followed")
-        }
-        Some(SimpleBalancer::RoundRobin | SimpleBalancer::Random | SimpleBalancer::Unspecified)
-        | None => None,
+        Some(SimpleBalancer::Passthrough) => Some("the client's own choice of endpoint is not followed"),
+        Some(SimpleBalancer::RoundRobin | SimpleBalancer::Random | SimpleBalancer::Unspecified) | None => None,
     };
     if let Some(message) = simple {
         findings.push(unsupported(rule, format!("{path}.simple"), message));
     }
     let fields = [
-        (
-            "localityLbSetting",
-            balancer.locality_lb_setting.is_some(),
-            "localities are not told apart",
-        ),
-        (
-            "zoneAwareLbSetting",
-            balancer.zone_aware_lb_setting.is_some(),
-            "zones are not told apart",
-        ),
-        (
-            "warmup",
-            balancer.warmup.is_some(),
-            "new endpoints get their full share at once",
-        ),
-        (
-            "warmupDurationSecs",
-            balancer.warmup_duration_secs.is_some(),
-            "new endpoints get their full share at once",
-        ),
+        ("localityLbSetting", balancer.locality_lb_setting.is_some(), "localities are not told apart"),
+        ("zoneAwareLbSetting", balancer.zone_aware_lb_setting.is_some(), "zones are not told apart"),
+        ("warmup", balancer.warmup.is_some(), "new endpoints get their full share at once"),
+        ("warmupDurationSecs", balancer.warmup_duration_secs.is_some(), "new endpoints get their full share at once"),
     ];
     for (field, _, message) in fields.iter().filter(|(_, there, _)| *there) {
         findings.push(unsupported(rule, format!("{path}.{field}"), message));
@@ -306,21 +204,12 @@ fn load_balancer(
     let keys = [
         ("httpHeaderName", hash.http_header_name.is_some()),
         ("httpCookie", hash.http_cookie.is_some()),
-        (
-            "httpQueryParameterName",
-            hash.http_query_parameter_name.is_some(),
-        ),
+        ("httpQueryParameterName", hash.http_query_parameter_name.is_some()),
     ];
     for (field, _) in keys.iter().filter(|(_, there)| *there) {
         let message = "the key is read from HTTP requests and has no effect on TCP connections";
         let path = format!("{path}.consistentHash.{field}");
-        findings.push(rule.finding(
-            Severity::Warning,
-            code::NO_EFFECT,
-            path,
-            message,
-            "Use useSourceIp for TCP.",
-        ));
+        findings.push(rule.finding(Severity::Warning, code::NO_EFFECT, path, message, "Use useSourceIp for TCP."));
     }
     if hash.ring_hash.is_some() {
         let message = "the hash is Maglev's; a ring is not built";

@@ -63,65 +63,34 @@ impl<'s> Workloads<'s> {
             endpoints: HashMap::new(),
         };
         for pod in &specs.pods {
-            index
-                .pods
-                .insert((pod.namespace(), &pod.name().name), index.all.len());
-            index.add(
-                pod.namespace(),
-                &pod.labels,
-                pod_addresses(&pod.spec),
-                Body::Pod(pod),
-            );
+            index.pods.insert((pod.namespace(), &pod.name().name), index.all.len());
+            index.add(pod.namespace(), &pod.labels, pod_addresses(&pod.spec), Body::Pod(pod));
         }
         for entry in &specs.workload_entries {
             let address = entry.spec.address.parse().ok().into_iter().collect();
-            index.add(
-                entry.namespace(),
-                &entry.spec.labels,
-                address,
-                Body::Entry(&entry.spec),
-            );
+            index.add(entry.namespace(), &entry.spec.labels, address, Body::Entry(&entry.spec));
         }
         for slice in &specs.endpoint_slices {
             if let Some(service) = slice.labels.get(SERVICE_NAME) {
-                index
-                    .slices
-                    .entry((slice.namespace(), service))
-                    .or_default()
-                    .push(slice);
+                index.slices.entry((slice.namespace(), service)).or_default().push(slice);
             }
         }
         for endpoints in &specs.endpoints {
-            index
-                .endpoints
-                .insert((endpoints.namespace(), &endpoints.name().name), endpoints);
+            index.endpoints.insert((endpoints.namespace(), &endpoints.name().name), endpoints);
         }
         index
     }
 
-    fn add(
-        &mut self,
-        namespace: &'s str,
-        labels: &'s Labels,
-        addresses: Vec<IpAddr>,
-        body: Body<'s>,
-    ) {
+    fn add(&mut self, namespace: &'s str, labels: &'s Labels, addresses: Vec<IpAddr>, body: Body<'s>) {
         let at = self.all.len();
         for address in &addresses {
             self.by_address.entry(*address).or_insert(at);
         }
         for (key, value) in labels {
-            self.by_label
-                .entry((namespace, key, value))
-                .or_default()
-                .push(at);
+            self.by_label.entry((namespace, key, value)).or_default().push(at);
         }
         self.by_namespace.entry(namespace).or_default().push(at);
-        self.all.push(Workload {
-            addresses,
-            labels: Arc::new(labels.clone()),
-            body,
-        });
+        self.all.push(Workload { addresses, labels: Arc::new(labels.clone()), body });
     }
 
     /// Every ready endpoint of a port, each address and port once, in their order.
@@ -132,25 +101,17 @@ impl<'s> Workloads<'s> {
         };
         let mut unique = BTreeMap::new();
         for instance in found {
-            unique
-                .entry((instance.address, instance.port))
-                .or_insert(instance);
+            unique.entry((instance.address, instance.port)).or_insert(instance);
         }
         unique.into_values().collect()
     }
 
-    fn service_instances(
-        &self,
-        service: &Object<kubernetes::Service>,
-        port: &Port,
-    ) -> Vec<Instance> {
+    fn service_instances(&self, service: &Object<kubernetes::Service>, port: &Port) -> Vec<Instance> {
         let owner = (service.namespace(), &*service.name().name);
         let selected = self.selected(service.namespace(), &service.spec.selector);
         let mut out = Vec::new();
         if let Some(slices) = self.slices.get(&owner) {
-            slices
-                .iter()
-                .for_each(|slice| self.slice_instances(slice, port, &mut out));
+            slices.iter().for_each(|slice| self.slice_instances(slice, port, &mut out));
         } else if let Some(endpoints) = self.endpoints.get(&owner) {
             self.endpoints_instances(endpoints, port, &mut out);
         } else {
@@ -160,12 +121,7 @@ impl<'s> Workloads<'s> {
                     && (not_ready_too || is_ready(&pod.spec))
                     && let Some(number) = pod_port(&pod.spec, &port.target)
                 {
-                    out.extend(
-                        workload
-                            .addresses
-                            .iter()
-                            .map(|address| instance(workload, *address, number, 1)),
-                    );
+                    out.extend(workload.addresses.iter().map(|address| instance(workload, *address, number, 1)));
                 }
             }
         }
@@ -181,34 +137,15 @@ impl<'s> Workloads<'s> {
         let Some(number) = named(&slice.spec.ports, &port.name) else {
             return;
         };
-        for endpoint in slice
-            .spec
-            .endpoints
-            .iter()
-            .filter(|endpoint| endpoint.conditions.ready != Some(false))
-        {
-            for address in endpoint
-                .addresses
-                .iter()
-                .filter_map(|text| text.parse().ok())
-            {
+        for endpoint in slice.spec.endpoints.iter().filter(|endpoint| endpoint.conditions.ready != Some(false)) {
+            for address in endpoint.addresses.iter().filter_map(|text| text.parse().ok()) {
                 let labels = self.labels(slice.namespace(), endpoint.target_ref.as_ref(), address);
-                out.push(Instance {
-                    address,
-                    port: number,
-                    weight: 1,
-                    labels,
-                });
+                out.push(Instance { address, port: number, weight: 1, labels });
             }
         }
     }
 
-    fn endpoints_instances(
-        &self,
-        endpoints: &Object<Endpoints>,
-        port: &Port,
-        out: &mut Vec<Instance>,
-    ) {
+    fn endpoints_instances(&self, endpoints: &Object<Endpoints>, port: &Port, out: &mut Vec<Instance>) {
         for subset in &endpoints.spec.subsets {
             let Some(number) = named(&subset.ports, &port.name) else {
                 continue;
@@ -218,12 +155,7 @@ impl<'s> Workloads<'s> {
                     continue;
                 };
                 let labels = self.labels(endpoints.namespace(), entry.target_ref.as_ref(), address);
-                out.push(Instance {
-                    address,
-                    port: number,
-                    weight: 1,
-                    labels,
-                });
+                out.push(Instance { address, port: number, weight: 1, labels });
             }
         }
     }
@@ -238,10 +170,7 @@ impl<'s> Workloads<'s> {
                     Body::Pod(pod) if is_ready(&pod.spec) => {
                         if let Some(number) = pod_port(&pod.spec, &port.target) {
                             out.extend(
-                                workload
-                                    .addresses
-                                    .iter()
-                                    .map(|address| instance(workload, *address, number, 1)),
+                                workload.addresses.iter().map(|address| instance(workload, *address, number, 1)),
                             );
                         }
                     }
@@ -257,12 +186,7 @@ impl<'s> Workloads<'s> {
             let address = endpoint.address.parse().ok()?;
             let port = entry_port(endpoint, port)?;
             let labels = Arc::new(endpoint.labels.clone());
-            Some(Instance {
-                address,
-                port,
-                weight: entry_weight(endpoint),
-                labels,
-            })
+            Some(Instance { address, port, weight: entry_weight(endpoint), labels })
         };
         spec.endpoints.iter().filter_map(endpoint).collect()
     }
@@ -270,65 +194,40 @@ impl<'s> Workloads<'s> {
     /// The workloads of a namespace that carry every label of a selector. An empty selector selects nothing.
     fn selected(&self, namespace: &str, selector: &Labels) -> Vec<&Workload<'s>> {
         let lists = selector.iter().map(|(key, value)| {
-            self.by_label
-                .get(&(namespace, key.as_str(), value.as_str()))
-                .map_or(&[][..], Vec::as_slice)
+            self.by_label.get(&(namespace, key.as_str(), value.as_str())).map_or(&[][..], Vec::as_slice)
         });
         let shortest = lists.min_by_key(|list| list.len()).unwrap_or_default();
         let workloads = shortest.iter().map(|at| &self.all[*at]);
-        workloads
-            .filter(|workload| matches(selector, &workload.labels))
-            .collect()
+        workloads.filter(|workload| matches(selector, &workload.labels)).collect()
     }
 
     fn labels(&self, namespace: &str, target: Option<&TargetRef>, address: IpAddr) -> Arc<Labels> {
-        let pod = target
-            .filter(|target| target.kind.as_deref().is_none_or(|kind| kind == "Pod"))
-            .and_then(|target| {
-                let namespace = target.namespace.as_deref().unwrap_or(namespace);
-                self.pods.get(&(namespace, target.name.as_deref()?))
-            });
+        let pod = target.filter(|target| target.kind.as_deref().is_none_or(|kind| kind == "Pod")).and_then(|target| {
+            let namespace = target.namespace.as_deref().unwrap_or(namespace);
+            self.pods.get(&(namespace, target.name.as_deref()?))
+        });
         let found = pod.or_else(|| self.by_address.get(&address));
-        found
-            .map(|at| self.all[*at].labels.clone())
-            .unwrap_or_default()
+        found.map(|at| self.all[*at].labels.clone()).unwrap_or_default()
     }
 }
 
 /// Whether `labels` has every pair of `selector`.
 pub fn matches(selector: &Labels, labels: &Labels) -> bool {
-    selector
-        .iter()
-        .all(|(key, value)| labels.get(key) == Some(value))
+    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
 fn instance(workload: &Workload<'_>, address: IpAddr, port: u16, weight: u32) -> Instance {
-    Instance {
-        address,
-        port,
-        weight,
-        labels: workload.labels.clone(),
-    }
+    Instance { address, port, weight, labels: workload.labels.clone() }
 }
 
 fn entry_instance(workload: &Workload<'_>, entry: &WorkloadEntry, port: &Port) -> Option<Instance> {
     let address = *workload.addresses.first()?;
-    Some(instance(
-        workload,
-        address,
-        entry_port(entry, port)?,
-        entry_weight(entry),
-    ))
+    Some(instance(workload, address, entry_port(entry, port)?, entry_weight(entry)))
 }
 
 /// `ports[name of the service port]`, else the service's target port.
 fn entry_port(entry: &WorkloadEntry, port: &Port) -> Option<u16> {
-    let mapped = |name: &str| {
-        entry
-            .ports
-            .get(name)
-            .and_then(|port| u16::try_from(*port).ok())
-    };
+    let mapped = |name: &str| entry.ports.get(name).and_then(|port| u16::try_from(*port).ok());
     mapped(&port.name).or_else(|| match &port.target {
         TargetPort::Number(number) => Some(*number),
         TargetPort::Name(name) => mapped(name).or(Some(port.number)),
@@ -342,11 +241,7 @@ fn entry_weight(entry: &WorkloadEntry) -> u32 {
 
 /// The number of the port that carries a Service port's name.
 fn named(ports: &[EndpointPort], name: &str) -> Option<u16> {
-    let tcp = |port: &&EndpointPort| {
-        port.protocol
-            .as_deref()
-            .is_none_or(|protocol| protocol == "TCP")
-    };
+    let tcp = |port: &&EndpointPort| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
     ports
         .iter()
         .filter(tcp)
@@ -357,10 +252,7 @@ fn named(ports: &[EndpointPort], name: &str) -> Option<u16> {
 
 fn pod_addresses(pod: &Pod) -> Vec<IpAddr> {
     let listed = pod.status.pod_ips.iter().map(|ip| &ip.ip);
-    let mut out: Vec<IpAddr> = listed
-        .chain(&pod.status.pod_ip)
-        .filter_map(|ip| ip.parse().ok())
-        .collect();
+    let mut out: Vec<IpAddr> = listed.chain(&pod.status.pod_ip).filter_map(|ip| ip.parse().ok()).collect();
     out.sort();
     out.dedup();
     out
@@ -369,12 +261,7 @@ fn pod_addresses(pod: &Pod) -> Vec<IpAddr> {
 /// A Pod takes traffic when its condition `Ready` is `True` and it has not ended.
 fn is_ready(pod: &Pod) -> bool {
     let ended = matches!(pod.status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    !ended
-        && pod
-            .status
-            .conditions
-            .iter()
-            .any(|condition| condition.r#type == "Ready" && condition.status == "True")
+    !ended && pod.status.conditions.iter().any(|condition| condition.r#type == "Ready" && condition.status == "True")
 }
 
 fn pod_port(pod: &Pod, target: &TargetPort) -> Option<u16> {
@@ -382,17 +269,7 @@ fn pod_port(pod: &Pod, target: &TargetPort) -> Option<u16> {
         TargetPort::Number(number) => return Some(*number),
         TargetPort::Name(name) => name,
     };
-    let ports = pod
-        .spec
-        .containers
-        .iter()
-        .flat_map(|container| &container.ports);
-    let tcp = ports.filter(|port| {
-        port.protocol
-            .as_deref()
-            .is_none_or(|protocol| protocol == "TCP")
-    });
-    tcp.filter(|port| port.name.as_ref() == Some(name))
-        .map(|port| port.container_port)
-        .find(|port| *port != 0)
+    let ports = pod.spec.containers.iter().flat_map(|container| &container.ports);
+    let tcp = ports.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"));
+    tcp.filter(|port| port.name.as_ref() == Some(name)).map(|port| port.container_port).find(|port| *port != 0)
 }

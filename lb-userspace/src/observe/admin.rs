@@ -1,8 +1,16 @@
 //! The admin endpoint: GET only, nothing that changes state.
 
-use super::{metrics, shared::{Shared, State}};
+use super::{
+    metrics,
+    shared::{Shared, State},
+};
 use http_body_util::Full;
-use hyper::{Method, Request, Response, StatusCode, body::{Bytes, Incoming}, header::CONTENT_TYPE, service::service_fn};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::CONTENT_TYPE,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
 use tokio::{net::TcpListener, sync::Semaphore};

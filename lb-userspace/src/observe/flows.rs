@@ -78,7 +78,14 @@ impl State {
         Ok(flows)
     }
 
-    fn list<A: Encode>(&self, maps: &FamilyMaps<A>, name: &'static str, now: u32, limit: usize, flows: &mut Vec<Flow>) -> Result<(), MapsError>
+    fn list<A: Encode>(
+        &self,
+        maps: &FamilyMaps<A>,
+        name: &'static str,
+        now: u32,
+        limit: usize,
+        flows: &mut Vec<Flow>,
+    ) -> Result<(), MapsError>
     where
         Plain<Tuple<A>>: Pod,
         Plain<FlowEntry<A>>: Pod,
@@ -97,7 +104,8 @@ impl State {
                 continue;
             }
             let named = self.image.rules.values().find_map(|rule| {
-                let destination = rule.destinations.iter().find(|destination| destination.stats.0 == entry.destination)?;
+                let destination =
+                    rule.destinations.iter().find(|destination| destination.stats.0 == entry.destination)?;
                 Some((rule.name.to_string(), destination.name.to_string()))
             });
             let (rule, destination) = named.unwrap_or_default();
@@ -126,7 +134,12 @@ struct Pass {
 }
 
 impl Pass {
-    fn family<A: Encode>(&self, maps: &mut FamilyMaps<A>, name: &'static str, sweep: &mut Sweep) -> Result<(), MapsError>
+    fn family<A: Encode>(
+        &self,
+        maps: &mut FamilyMaps<A>,
+        name: &'static str,
+        sweep: &mut Sweep,
+    ) -> Result<(), MapsError>
     where
         Plain<Tuple<A>>: Pod,
         Plain<FlowEntry<A>>: Pod,

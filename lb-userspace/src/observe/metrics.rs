@@ -45,7 +45,12 @@ pub fn render(state: &State) -> Result<String, String> {
     backends(&mut registry, &status);
     number(&mut registry, "revision", "Revision in force", status.revision);
     number(&mut registry, "ready", "1 once the first revision is in force", u64::from(status.ready));
-    number(&mut registry, "stale", "1 while the newest configuration could not be put in force", u64::from(status.stale.is_some()));
+    number(
+        &mut registry,
+        "stale",
+        "1 while the newest configuration could not be put in force",
+        u64::from(status.stale.is_some()),
+    );
     number(&mut registry, "findings", "Findings in the configuration", status.findings as u64);
     number(&mut registry, "flows_live", "Flows that are not closed, at the last sweep", status.flows.live);
     number(&mut registry, "flows_max", "Flows there is room for", u64::from(status.flows.max));
@@ -96,7 +101,11 @@ fn shares(registry: &mut Registry, status: &Status) {
     }
     registry.register("destination_flows", "New flows since the rule's weights last changed", flows);
     registry.register("weight_expected_ratio", "Configured share of new flows", expected);
-    registry.register("weight_observed_ratio", "Observed share of new flows since the rule's weights last changed", observed);
+    registry.register(
+        "weight_observed_ratio",
+        "Observed share of new flows since the rule's weights last changed",
+        observed,
+    );
     registry.register("weight_chi2_p", "Chance of a deviation from the weights like the observed one or larger", p);
     registry.register("weight_skewed", "1 while observed shares contradict the weights", skewed);
 }
@@ -106,7 +115,8 @@ fn backends(registry: &mut Registry, status: &Status) {
     let live = Family::<Backend, Gauge>::default();
     let bytes_in = Family::<Backend, Counter>::default();
     let bytes_out = Family::<Backend, Counter>::default();
-    for backend in status.rules.iter().flat_map(|rule| &rule.destinations).flat_map(|destination| &destination.backends) {
+    for backend in status.rules.iter().flat_map(|rule| &rule.destinations).flat_map(|destination| &destination.backends)
+    {
         let label = Backend { address: backend.address.clone() };
         set(&flows.get_or_create(&label), backend.flows);
         live.get_or_create(&label).set(backend.live as i64);

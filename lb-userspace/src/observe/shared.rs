@@ -36,7 +36,16 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(maps: KernelMaps, pins: Pins, image: Image, revision: u64, attachments: Vec<Attachment>, timeouts: Timeouts, max_flows: u32, ticks_per_second: u32) -> Self {
+    pub fn new(
+        maps: KernelMaps,
+        pins: Pins,
+        image: Image,
+        revision: u64,
+        attachments: Vec<Attachment>,
+        timeouts: Timeouts,
+        max_flows: u32,
+        ticks_per_second: u32,
+    ) -> Self {
         Self {
             maps,
             pins,
@@ -58,7 +67,9 @@ impl State {
     /// Records a revision that was just applied. Rules whose weights changed start counting anew.
     pub fn adopt(&mut self, model: Arc<Model>, image: Image) -> Result<(), MapsError> {
         for (id, rule) in &image.rules {
-            let weights = |rule: &crate::image::RuleTable| rule.destinations.iter().map(|one| (one.stats, one.weight)).collect::<Vec<_>>();
+            let weights = |rule: &crate::image::RuleTable| {
+                rule.destinations.iter().map(|one| (one.stats, one.weight)).collect::<Vec<_>>()
+            };
             if self.image.rules.get(id).is_some_and(|before| weights(before) == weights(rule)) {
                 continue;
             }
@@ -67,7 +78,8 @@ impl State {
                 self.baselines.insert(destination.stats, flows);
             }
         }
-        let known: std::collections::BTreeSet<StatsId> = image.rules.values().flat_map(|rule| rule.destinations.iter().map(|one| one.stats)).collect();
+        let known: std::collections::BTreeSet<StatsId> =
+            image.rules.values().flat_map(|rule| rule.destinations.iter().map(|one| one.stats)).collect();
         self.baselines.retain(|stats, _| known.contains(stats));
         self.model = model;
         self.image = image;

@@ -90,7 +90,12 @@ impl State {
             mode: attachment.mode.name(),
             program: attachment.mode.programs().0,
         });
-        let counters = self.maps.counters()?.into_iter().filter(|(_, count)| *count > 0).map(|(reason, count)| (reason.name(), count));
+        let counters = self
+            .maps
+            .counters()?
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(reason, count)| (reason.name(), count));
         Ok(Status {
             revision: self.revision,
             version: env!("CARGO_PKG_VERSION"),
@@ -124,7 +129,8 @@ impl State {
         let weights: u64 = rule.destinations.iter().map(|destination| destination.weight as u64).sum();
         let mut destinations = Vec::new();
         for (position, written) in rule.destinations.iter().enumerate() {
-            let compiled: Vec<&RuleDestination> = tables.iter().filter_map(|table| table.destinations.get(position)).collect();
+            let compiled: Vec<&RuleDestination> =
+                tables.iter().filter_map(|table| table.destinations.get(position)).collect();
             let mut backends = Vec::new();
             let mut flows = 0;
             for destination in compiled {
@@ -207,7 +213,11 @@ fn judge(counts: &[(f64, u64)]) -> (ShareVerdict, Option<f64>) {
     if counts.iter().any(|(share, flows)| *share == 0.0 && *flows > 0) {
         return (ShareVerdict::Skewed, Some(0.0));
     }
-    let live: Vec<(f64, f64)> = counts.iter().filter(|(share, _)| *share > 0.0).map(|(share, flows)| (share * total as f64, *flows as f64)).collect();
+    let live: Vec<(f64, f64)> = counts
+        .iter()
+        .filter(|(share, _)| *share > 0.0)
+        .map(|(share, flows)| (share * total as f64, *flows as f64))
+        .collect();
     if live.is_empty() || live.iter().any(|(expected, _)| *expected < EXPECTED) {
         return (ShareVerdict::TooFew, None);
     }
@@ -222,7 +232,11 @@ fn judge(counts: &[(f64, u64)]) -> (ShareVerdict, Option<f64>) {
 /// Regularised upper incomplete gamma function Q(a, x) for a = k/2: by its recurrence from Q(1/2) or Q(1).
 fn upper_gamma(a: f64, x: f64) -> f64 {
     let whole = (a.fract()).abs() < 1e-9;
-    let (mut term, mut sum, mut at) = if whole { ((-x).exp(), (-x).exp(), 1.0) } else { ((-x).exp() * (x / std::f64::consts::PI).sqrt() * 2.0, erfc(x.sqrt()), 0.5) };
+    let (mut term, mut sum, mut at) = if whole {
+        ((-x).exp(), (-x).exp(), 1.0)
+    } else {
+        ((-x).exp() * (x / std::f64::consts::PI).sqrt() * 2.0, erfc(x.sqrt()), 0.5)
+    };
     if !whole && a > 0.5 {
         sum += term;
         at = 1.5;
@@ -238,7 +252,17 @@ fn upper_gamma(a: f64, x: f64) -> f64 {
 /// Complementary error function; fractional error below 1.2e-7 (the rational Chebyshev fit in Numerical Recipes, 6.2).
 fn erfc(x: f64) -> f64 {
     let t = 1.0 / (1.0 + 0.5 * x);
-    let poly = [1.000_023_68, 0.374_091_96, 0.096_784_18, -0.186_288_06, 0.278_868_07, -1.135_203_98, 1.488_515_87, -0.822_152_23, 0.170_872_77];
+    let poly = [
+        1.000_023_68,
+        0.374_091_96,
+        0.096_784_18,
+        -0.186_288_06,
+        0.278_868_07,
+        -1.135_203_98,
+        1.488_515_87,
+        -0.822_152_23,
+        0.170_872_77,
+    ];
     let series = poly.iter().rev().fold(0.0, |sum, c| sum * t + c) * t;
     t * (-x * x - 1.265_512_23 + series).exp()
 }
@@ -249,7 +273,14 @@ mod tests {
 
     #[test]
     fn the_test_agrees_with_tables_of_chi_squared() {
-        for (degrees, statistic, p) in [(1, 3.841, 0.05), (1, 10.828, 0.001), (2, 5.991, 0.05), (3, 7.815, 0.05), (4, 13.277, 0.01), (5, 20.515, 0.001)] {
+        for (degrees, statistic, p) in [
+            (1, 3.841, 0.05),
+            (1, 10.828, 0.001),
+            (2, 5.991, 0.05),
+            (3, 7.815, 0.05),
+            (4, 13.277, 0.01),
+            (5, 20.515, 0.001),
+        ] {
             let found = upper_gamma(f64::from(degrees) / 2.0, statistic / 2.0);
             assert!((found - p).abs() < p * 0.01, "{degrees} degrees, {statistic}: {found}");
         }

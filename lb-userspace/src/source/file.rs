@@ -42,11 +42,7 @@ pub struct Loaded {
 impl Loaded {
     /// The paths that exist but could not be read, as [`crate::spec::Store::merge`] wants them.
     pub fn out_of_reach(&self) -> Vec<Arc<str>> {
-        self.unreadable
-            .iter()
-            .filter(|path| !path.is_gone())
-            .map(|path| name(&path.path))
-            .collect()
+        self.unreadable.iter().filter(|path| !path.is_gone()).map(|path| name(&path.path)).collect()
     }
 }
 
@@ -55,13 +51,8 @@ pub fn load<P: AsRef<Path>>(paths: &[P]) -> Loaded {
     let mut loaded = Loaded::default();
     for path in paths.iter().map(AsRef::as_ref) {
         match files(path) {
-            Ok(files) => files
-                .into_iter()
-                .for_each(|file| load_file(&file, &mut loaded)),
-            Err(source) => loaded.unreadable.push(Unreadable {
-                path: path.to_owned(),
-                source,
-            }),
+            Ok(files) => files.into_iter().for_each(|file| load_file(&file, &mut loaded)),
+            Err(source) => loaded.unreadable.push(Unreadable { path: path.to_owned(), source }),
         }
     }
     loaded
@@ -89,9 +80,7 @@ fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
 /// Whether a directory's entry is to be read. Names starting with `.` are editors' files and, in a ConfigMap mount,
 /// the `..data` link behind the links that carry the real names.
 pub(super) fn is_manifest(path: &Path) -> bool {
-    let hidden = path
-        .file_name()
-        .is_none_or(|name| name.to_string_lossy().starts_with('.'));
+    let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
     let extension = path.extension().and_then(|extension| extension.to_str());
     !hidden && matches!(extension, Some("yaml" | "yml" | "json"))
 }
@@ -99,23 +88,14 @@ pub(super) fn is_manifest(path: &Path) -> bool {
 fn load_file(path: &Path, loaded: &mut Loaded) {
     let file = name(path);
     match bytes(path) {
-        Err(source) => loaded.unreadable.push(Unreadable {
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) => loaded.unreadable.push(Unreadable { path: path.to_owned(), source }),
         Ok(bytes) if bytes.len() as u64 > MAX_FILE => {
             let message = format!("the file is larger than {} MiB", MAX_FILE >> 20);
-            loaded
-                .files
-                .push(refused(&file, message, "Split it into several files."));
+            loaded.files.push(refused(&file, message, "Split it into several files."));
         }
         Ok(bytes) => loaded.files.push(match String::from_utf8(bytes) {
             Ok(text) => read(&file, &text),
-            Err(_) => refused(
-                &file,
-                "the file is not UTF-8 text".into(),
-                "Save it as UTF-8.",
-            ),
+            Err(_) => refused(&file, "the file is not UTF-8 text".into(), "Save it as UTF-8."),
         }),
     }
 }
@@ -123,9 +103,7 @@ fn load_file(path: &Path, loaded: &mut Loaded) {
 /// The file's bytes, at most one more than [`MAX_FILE`]: `/dev/zero` and growing files end too.
 fn bytes(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    fs::File::open(path)?
-        .take(MAX_FILE + 1)
-        .read_to_end(&mut bytes)?;
+    fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -155,10 +133,7 @@ mod tests {
         symlink("..data/z.yaml", directory.join("z.yaml")).unwrap();
         let loaded = load(&[&directory]);
         let name = |file: &FileSpecs| file.file.rsplit('/').next().unwrap().to_owned();
-        assert_eq!(
-            loaded.files.iter().map(name).collect::<Vec<_>>(),
-            ["a.yml", "b.yaml", "c.json", "z.yaml"]
-        );
+        assert_eq!(loaded.files.iter().map(name).collect::<Vec<_>>(), ["a.yml", "b.yaml", "c.json", "z.yaml"]);
         assert!(loaded.unreadable.is_empty());
         fs::remove_dir_all(directory).unwrap();
     }
@@ -170,14 +145,7 @@ mod tests {
         symlink("loop.yaml", directory.join("loop.yaml")).unwrap();
         let paths = [directory.join("loop.yaml"), directory.join("missing.yaml")];
         let loaded = load(&paths);
-        assert_eq!(
-            loaded
-                .unreadable
-                .iter()
-                .map(Unreadable::is_gone)
-                .collect::<Vec<_>>(),
-            [false, true]
-        );
+        assert_eq!(loaded.unreadable.iter().map(Unreadable::is_gone).collect::<Vec<_>>(), [false, true]);
         assert_eq!(loaded.out_of_reach(), [name(&paths[0])]);
         fs::remove_dir_all(directory).unwrap();
     }
@@ -189,18 +157,9 @@ mod tests {
         large.set_len(MAX_FILE + 1).unwrap();
         fs::write(directory.join("latin.yaml"), b"a: \xe9\n").unwrap();
         let loaded = load(&[&directory]);
-        let messages: Vec<_> = loaded
-            .files
-            .iter()
-            .map(|file| (file.findings[0].message.as_str(), file.incomplete))
-            .collect();
-        assert_eq!(
-            messages,
-            [
-                ("the file is larger than 64 MiB", true),
-                ("the file is not UTF-8 text", true)
-            ]
-        );
+        let messages: Vec<_> =
+            loaded.files.iter().map(|file| (file.findings[0].message.as_str(), file.incomplete)).collect();
+        assert_eq!(messages, [("the file is larger than 64 MiB", true), ("the file is not UTF-8 text", true)]);
         fs::remove_dir_all(directory).unwrap();
     }
 }

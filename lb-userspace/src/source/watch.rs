@@ -20,10 +20,7 @@ pub enum WatchError {
     #[error("cannot follow changes of files: {0}")]
     Start(#[source] notify::Error),
     #[error("cannot follow changes in {}: {source}", directory.display())]
-    Directory {
-        directory: PathBuf,
-        source: notify::Error,
-    },
+    Directory { directory: PathBuf, source: notify::Error },
 }
 
 /// What a wait ended with.
@@ -44,14 +41,8 @@ pub struct Watch {
 impl Watch {
     /// Starts to follow files and directories. A path that does not exist yet is followed too if its parent exists.
     pub fn new<P: AsRef<Path>>(paths: &[P]) -> Result<Watch, WatchError> {
-        let interests: Vec<Interest> = paths
-            .iter()
-            .map(|path| Interest::new(path.as_ref()))
-            .collect();
-        let directories: BTreeSet<PathBuf> = interests
-            .iter()
-            .map(|interest| interest.directory.clone())
-            .collect();
+        let interests: Vec<Interest> = paths.iter().map(|path| Interest::new(path.as_ref())).collect();
+        let directories: BTreeSet<PathBuf> = interests.iter().map(|interest| interest.directory.clone()).collect();
         let (sender, changes) = mpsc::sync_channel(1);
         let handler = move |event: notify::Result<notify::Event>| {
             // An error (a lost event, say) may hide a change.
@@ -67,10 +58,7 @@ impl Watch {
                 .watch(&directory, RecursiveMode::NonRecursive)
                 .map_err(|source| WatchError::Directory { directory, source })?;
         }
-        Ok(Watch {
-            _watcher: watcher,
-            changes,
-        })
+        Ok(Watch { _watcher: watcher, changes })
     }
 
     /// Waits until something may have changed, at most for `timeout`. Changes since the last call count.
@@ -93,38 +81,23 @@ struct Interest {
 impl Interest {
     fn new(path: &Path) -> Interest {
         if path.is_dir() {
-            return Interest {
-                directory: path.to_owned(),
-                name: None,
-            };
+            return Interest { directory: path.to_owned(), name: None };
         }
-        let parent = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = parent.unwrap_or(Path::new(".")).to_owned();
-        Interest {
-            directory,
-            name: path.file_name().map(OsString::from),
-        }
+        Interest { directory, name: path.file_name().map(OsString::from) }
     }
 
     fn concerns(&self, path: &Path) -> bool {
         if path == self.directory {
             return true;
         }
-        let Some(name) = path
-            .file_name()
-            .filter(|_| path.parent() == Some(&self.directory))
-        else {
+        let Some(name) = path.file_name().filter(|_| path.parent() == Some(&self.directory)) else {
             return false;
         };
         // The link that a ConfigMap mount swaps stands for every file of the mount.
         let swapped = name == "..data";
-        swapped
-            || self
-                .name
-                .as_deref()
-                .map_or_else(|| super::file::is_manifest(path), |own| own == name)
+        swapped || self.name.as_deref().map_or_else(|| super::file::is_manifest(path), |own| own == name)
     }
 }
 
@@ -133,11 +106,7 @@ fn concerns(event: &notify::Event, interests: &[Interest]) -> bool {
         return false;
     }
     // Without a path (a queue overflow) anything may have changed.
-    event.paths.is_empty()
-        || event
-            .paths
-            .iter()
-            .any(|path| interests.iter().any(|interest| interest.concerns(path)))
+    event.paths.is_empty() || event.paths.iter().any(|path| interests.iter().any(|interest| interest.concerns(path)))
 }
 
 #[cfg(test)]
@@ -151,8 +120,7 @@ mod tests {
 
     impl Scratch {
         fn new(name: &str) -> Scratch {
-            let path =
-                std::env::temp_dir().join(format!("meltemi-watch-{name}-{}", std::process::id()));
+            let path = std::env::temp_dir().join(format!("meltemi-watch-{name}-{}", std::process::id()));
             let _ = fs::remove_dir_all(&path);
             fs::create_dir_all(&path).unwrap();
             Scratch(path)
@@ -227,9 +195,6 @@ mod tests {
     #[test]
     fn a_directory_that_does_not_exist_cannot_be_followed() {
         let missing = std::env::temp_dir().join("meltemi-watch-missing/none/a.yaml");
-        assert!(matches!(
-            Watch::new(&[missing]),
-            Err(WatchError::Directory { .. })
-        ));
+        assert!(matches!(Watch::new(&[missing]), Err(WatchError::Directory { .. })));
     }
 }

@@ -15,18 +15,13 @@ pub struct Foreign {
 /// The kind that an object's `kind` and `apiVersion` name.
 pub fn recognise(kind: &str, api_version: &str) -> Result<Kind, Foreign> {
     let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
-    let found = Kind::ALL
-        .into_iter()
-        .find(|known| known.name() == kind && known.api_versions().contains(&api_version));
+    let found = Kind::ALL.into_iter().find(|known| known.name() == kind && known.api_versions().contains(&api_version));
     found.ok_or_else(|| foreign(kind, group, api_version))
 }
 
 fn foreign(kind: &str, group: &str, api_version: &str) -> Foreign {
     let (severity, code, message, remedy) = match (group, kind) {
-        (
-            "apps" | "batch",
-            "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet" | "Job" | "CronJob",
-        ) => (
+        ("apps" | "batch", "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet" | "Job" | "CronJob") => (
             Severity::Info,
             code::UNKNOWN_KIND,
             format!(
@@ -34,22 +29,11 @@ fn foreign(kind: &str, group: &str, api_version: &str) -> Foreign {
             ),
             "Give the Pods or EndpointSlices too.",
         ),
-        ("", _) | ("apps" | "batch" | "autoscaling" | "policy", _) if is_core(kind) => (
-            Severity::Info,
-            code::UNKNOWN_KIND,
-            format!("a {kind} carries nothing for Meltemi"),
-            "",
-        ),
-        (group, _)
-            if group.ends_with("rbac.authorization.k8s.io")
-                || group.ends_with("apiextensions.k8s.io") =>
-        {
-            (
-                Severity::Info,
-                code::UNKNOWN_KIND,
-                format!("a {kind} carries nothing for Meltemi"),
-                "",
-            )
+        ("", _) | ("apps" | "batch" | "autoscaling" | "policy", _) if is_core(kind) => {
+            (Severity::Info, code::UNKNOWN_KIND, format!("a {kind} carries nothing for Meltemi"), "")
+        }
+        (group, _) if group.ends_with("rbac.authorization.k8s.io") || group.ends_with("apiextensions.k8s.io") => {
+            (Severity::Info, code::UNKNOWN_KIND, format!("a {kind} carries nothing for Meltemi"), "")
         }
         ("networking.istio.io", kind) if Kind::ALL.iter().any(|known| known.name() == kind) => (
             Severity::Error,
@@ -58,9 +42,7 @@ fn foreign(kind: &str, group: &str, api_version: &str) -> Foreign {
             "Write networking.istio.io/v1, v1beta1 or v1alpha3.",
         ),
         (group, _)
-            if group.ends_with("istio.io")
-                || group == "gateway.networking.k8s.io"
-                || group.ends_with("k8s.io") =>
+            if group.ends_with("istio.io") || group == "gateway.networking.k8s.io" || group.ends_with("k8s.io") =>
         {
             (
                 Severity::Warning,
@@ -69,19 +51,9 @@ fn foreign(kind: &str, group: &str, api_version: &str) -> Foreign {
                 "What it asks for does not happen here.",
             )
         }
-        _ => (
-            Severity::Warning,
-            code::UNKNOWN_KIND,
-            format!("unknown kind {api_version} {kind}"),
-            "It is ignored.",
-        ),
+        _ => (Severity::Warning, code::UNKNOWN_KIND, format!("unknown kind {api_version} {kind}"), "It is ignored."),
     };
-    Foreign {
-        severity,
-        code,
-        message,
-        remedy,
-    }
+    Foreign { severity, code, message, remedy }
 }
 
 fn is_core(kind: &str) -> bool {
@@ -110,50 +82,20 @@ mod tests {
 
     #[test]
     fn kinds_by_group_and_version() {
-        assert_eq!(
-            recognise("Gateway", "networking.istio.io/v1beta1"),
-            Ok(Kind::Gateway)
-        );
-        assert_eq!(
-            recognise("EndpointSlice", "discovery.k8s.io/v1"),
-            Ok(Kind::EndpointSlice)
-        );
+        assert_eq!(recognise("Gateway", "networking.istio.io/v1beta1"), Ok(Kind::Gateway));
+        assert_eq!(recognise("EndpointSlice", "discovery.k8s.io/v1"), Ok(Kind::EndpointSlice));
         let cases = [
-            (
-                "Gateway",
-                "gateway.networking.k8s.io/v1",
-                Severity::Warning,
-                code::UNSUPPORTED,
-            ),
-            (
-                "Gateway",
-                "networking.istio.io/v2",
-                Severity::Error,
-                code::UNKNOWN_KIND,
-            ),
-            (
-                "PeerAuthentication",
-                "security.istio.io/v1",
-                Severity::Warning,
-                code::UNSUPPORTED,
-            ),
+            ("Gateway", "gateway.networking.k8s.io/v1", Severity::Warning, code::UNSUPPORTED),
+            ("Gateway", "networking.istio.io/v2", Severity::Error, code::UNKNOWN_KIND),
+            ("PeerAuthentication", "security.istio.io/v1", Severity::Warning, code::UNSUPPORTED),
             ("Deployment", "apps/v1", Severity::Info, code::UNKNOWN_KIND),
             ("Namespace", "v1", Severity::Info, code::UNKNOWN_KIND),
             ("Pod", "v2", Severity::Warning, code::UNKNOWN_KIND),
-            (
-                "Banana",
-                "fruit.example/v1",
-                Severity::Warning,
-                code::UNKNOWN_KIND,
-            ),
+            ("Banana", "fruit.example/v1", Severity::Warning, code::UNKNOWN_KIND),
         ];
         for (kind, api_version, severity, code) in cases {
             let foreign = recognise(kind, api_version).unwrap_err();
-            assert_eq!(
-                (foreign.severity, foreign.code),
-                (severity, code),
-                "{api_version} {kind}"
-            );
+            assert_eq!((foreign.severity, foreign.code), (severity, code), "{api_version} {kind}");
         }
     }
 }

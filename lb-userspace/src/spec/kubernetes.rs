@@ -31,10 +31,7 @@ pub struct ServicePort {
 
 /// A port number, or the name of a container's port.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected a port number or the name of a container port"
-)]
+#[serde(untagged, expecting = "expected a port number or the name of a container port")]
 pub enum TargetPort {
     Number(u16),
     Name(String),

@@ -59,10 +59,7 @@ pub struct Positions {
 impl Positions {
     /// Positions of an object of which nothing but its start is known.
     pub fn only(start: Position) -> Positions {
-        Positions {
-            start,
-            fields: Arc::default(),
-        }
+        Positions { start, fields: Arc::default() }
     }
 
     /// The position of `path` (`spec.tcp[0].route[1].weight`), or else of the nearest enclosing field that exists.
@@ -120,10 +117,7 @@ impl Node {
     /// The value of a field of a mapping.
     pub fn field(&self, key: &str) -> Option<&Node> {
         match &self.value {
-            Value::Mapping(entries) => entries
-                .iter()
-                .find(|entry| entry.key == key)
-                .map(|entry| &entry.value),
+            Value::Mapping(entries) => entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value),
             _ => None,
         }
     }
@@ -144,15 +138,8 @@ impl Node {
         let mut walk = Walk::default();
         let json = walk.value(self.value);
         walk.fields.sort_unstable_by_key(|field| field.0);
-        let positions = Positions {
-            start,
-            fields: walk.fields.into(),
-        };
-        Flat {
-            json,
-            positions,
-            duplicates: walk.duplicates,
-        }
+        let positions = Positions { start, fields: walk.fields.into() };
+        Flat { json, positions, duplicates: walk.duplicates }
     }
 }
 
@@ -194,10 +181,7 @@ impl Walk {
             push_field(&mut self.path, &entry.key);
             self.fields.push((hash(&self.path), entry.position));
             if out.contains_key(&entry.key) {
-                self.duplicates.push(DuplicateKey {
-                    path: self.path.clone(),
-                    position: entry.position,
-                });
+                self.duplicates.push(DuplicateKey { path: self.path.clone(), position: entry.position });
             }
             if entry.value.value != Value::Null {
                 let value = self.value(entry.value.value);
@@ -212,11 +196,7 @@ impl Walk {
 fn whole(number: Number) -> Number {
     match number.as_f64() {
         // 2^53: beyond it a float no longer names one integer.
-        Some(float)
-            if number.is_f64()
-                && float.fract() == 0.0
-                && float.abs() <= 9_007_199_254_740_992.0 =>
-        {
+        Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() <= 9_007_199_254_740_992.0 => {
             Number::from(float as i64)
         }
         _ => number,

@@ -75,15 +75,9 @@ impl Kind {
     /// The `apiVersion` texts under which the kind is read.
     pub fn api_versions(self) -> &'static [&'static str] {
         match self {
-            Kind::Gateway
-            | Kind::VirtualService
-            | Kind::DestinationRule
-            | Kind::ServiceEntry
-            | Kind::WorkloadEntry => &[
-                "networking.istio.io/v1",
-                "networking.istio.io/v1beta1",
-                "networking.istio.io/v1alpha3",
-            ],
+            Kind::Gateway | Kind::VirtualService | Kind::DestinationRule | Kind::ServiceEntry | Kind::WorkloadEntry => {
+                &["networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"]
+            }
             Kind::EndpointSlice => &["discovery.k8s.io/v1"],
             Kind::Service | Kind::Endpoints | Kind::Pod => &["v1"],
         }
@@ -130,11 +124,7 @@ impl<T> Object<T> {
     /// Where a field stands; the empty path is the object itself.
     pub fn origin(&self, path: &str) -> Origin {
         let position = self.positions.locate(path);
-        Origin {
-            file: self.file.clone(),
-            line: position.line,
-            column: position.column,
-        }
+        Origin { file: self.file.clone(), line: position.line, column: position.column }
     }
 
     /// A finding about a field of this object.

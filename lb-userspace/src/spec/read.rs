@@ -49,23 +49,14 @@ pub enum Outcome {
 
 /// Reads a file's text. Never fails: what cannot be read becomes a finding.
 pub fn read(file: &Arc<str>, text: &str) -> FileSpecs {
-    let mut reader = Reader {
-        specs: unreadable(file),
-    };
+    let mut reader = Reader { specs: unreadable(file) };
     yaml::documents(text, |document| match document {
         Ok(node) => reader.document(node),
         Err(error) => {
             reader.specs.incomplete = true;
             let message = format!("this is not valid YAML: {}", error.message);
             let remedy = "Nothing of this document is used.";
-            reader.report(
-                Severity::Error,
-                code::SYNTAX,
-                error.position,
-                "",
-                message,
-                remedy,
-            );
+            reader.report(Severity::Error, code::SYNTAX, error.position, "", message, remedy);
         }
     });
     reader.specs
@@ -73,29 +64,14 @@ pub fn read(file: &Arc<str>, text: &str) -> FileSpecs {
 
 /// A file of which nothing is known, to which findings are added.
 fn unreadable(file: &Arc<str>) -> FileSpecs {
-    FileSpecs {
-        file: file.clone(),
-        items: vec![],
-        incomplete: false,
-        kinds: BTreeMap::new(),
-        findings: vec![],
-    }
+    FileSpecs { file: file.clone(), items: vec![], incomplete: false, kinds: BTreeMap::new(), findings: vec![] }
 }
 
 /// A file that is refused as a whole.
 pub fn refused(file: &Arc<str>, message: String, remedy: &str) -> FileSpecs {
-    let mut reader = Reader {
-        specs: unreadable(file),
-    };
+    let mut reader = Reader { specs: unreadable(file) };
     reader.specs.incomplete = true;
-    reader.report(
-        Severity::Error,
-        code::SYNTAX,
-        Position { line: 1, column: 1 },
-        "",
-        message,
-        remedy,
-    );
+    reader.report(Severity::Error, code::SYNTAX, Position { line: 1, column: 1 }, "", message, remedy);
     reader.specs
 }
 
@@ -136,10 +112,7 @@ impl Reader {
     }
 
     fn document(&mut self, node: Node) {
-        let list = node
-            .field("kind")
-            .and_then(Node::text)
-            .is_some_and(|kind| kind.ends_with("List"));
+        let list = node.field("kind").and_then(Node::text).is_some_and(|kind| kind.ends_with("List"));
         if !(list && node.field("items").is_some()) {
             return self.object(node);
         }
@@ -152,14 +125,7 @@ impl Reader {
                 Value::Null => {}
                 _ => {
                     self.specs.incomplete = true;
-                    self.report(
-                        Severity::Error,
-                        code::INVALID,
-                        entry.position,
-                        "",
-                        "`items` is not a list",
-                        "",
-                    );
+                    self.report(Severity::Error, code::INVALID, entry.position, "", "`items` is not a list", "");
                 }
             }
         }
@@ -183,101 +149,51 @@ impl Reader {
         match foreign::recognise(&kind, &api_version) {
             Ok(kind) => self.known(kind, node),
             Err(foreign) => {
-                let position = node
-                    .field("kind")
-                    .map_or(node.position, |kind| kind.position);
-                let name = node
-                    .field("metadata")
-                    .and_then(|metadata| metadata.field("name"))
-                    .and_then(Node::text);
+                let position = node.field("kind").map_or(node.position, |kind| kind.position);
+                let name = node.field("metadata").and_then(|metadata| metadata.field("name")).and_then(Node::text);
                 let object = name.map_or(kind.clone(), |name| format!("{kind} {name}"));
-                self.report(
-                    foreign.severity,
-                    foreign.code,
-                    position,
-                    &object,
-                    foreign.message,
-                    foreign.remedy,
-                );
+                self.report(foreign.severity, foreign.code, position, &object, foreign.message, foreign.remedy);
             }
         }
     }
 
     fn known(&mut self, kind: Kind, node: Node) {
         let start = node.position;
-        let Flat {
-            mut json,
-            positions,
-            duplicates,
-        } = node.into_json();
-        let metadata = json
-            .as_object_mut()
-            .and_then(|fields| fields.shift_remove("metadata"))
-            .unwrap_or_default();
-        let mut draft = Draft {
-            kind,
-            file: self.specs.file.clone(),
-            positions,
-            problems: Vec::new(),
-            object: kind.name().into(),
-        };
-        let Some(metadata) =
-            draft.typed::<Metadata>(optional(metadata), "metadata", Unknown::Allowed)
-        else {
+        let Flat { mut json, positions, duplicates } = node.into_json();
+        let metadata = json.as_object_mut().and_then(|fields| fields.shift_remove("metadata")).unwrap_or_default();
+        let mut draft =
+            Draft { kind, file: self.specs.file.clone(), positions, problems: Vec::new(), object: kind.name().into() };
+        let Some(metadata) = draft.typed::<Metadata>(optional(metadata), "metadata", Unknown::Allowed) else {
             self.specs.incomplete = true;
             self.specs.findings.append(&mut draft.problems);
             return;
         };
         let Some(name) = metadata.name.as_deref().filter(|name| !name.is_empty()) else {
             self.specs.incomplete = true;
-            draft.error(
-                "metadata",
-                "the object has no `metadata.name`",
-                "Give it a name.",
-            );
+            draft.error("metadata", "the object has no `metadata.name`", "Give it a name.");
             self.specs.findings.append(&mut draft.problems);
             return;
         };
         let namespace = metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
-        let key = Key {
-            kind,
-            name: ObjectName {
-                namespace: namespace.into(),
-                name: name.into(),
-            },
-        };
+        let key = Key { kind, name: ObjectName { namespace: namespace.into(), name: name.into() } };
         draft.object = key.to_string();
         for duplicate in duplicates {
-            draft.error(
-                &duplicate.path,
-                "this key stands twice in one mapping",
-                "Remove one of the two.",
-            );
+            draft.error(&duplicate.path, "this key stands twice in one mapping", "Remove one of the two.");
             // The path alone would lead to either of the two.
             if let Some(finding) = draft.problems.last_mut() {
-                (finding.line, finding.column) =
-                    (duplicate.position.line, duplicate.position.column);
+                (finding.line, finding.column) = (duplicate.position.line, duplicate.position.column);
             }
         }
         let created = draft.created(metadata.creation_timestamp.as_deref());
         let manifest = draft.manifest(&key, created, metadata.labels, json);
         let outcome = match manifest {
-            Some(manifest)
-                if !draft
-                    .problems
-                    .iter()
-                    .any(|problem| problem.severity == Severity::Error) =>
-            {
+            Some(manifest) if !draft.problems.iter().any(|problem| problem.severity == Severity::Error) => {
                 Outcome::Valid(manifest)
             }
             _ => Outcome::Rejected,
         };
         self.specs.findings.append(&mut draft.problems);
-        self.specs.items.push(Item {
-            key,
-            start,
-            outcome,
-        });
+        self.specs.items.push(Item { key, start, outcome });
     }
 }
 
@@ -300,14 +216,7 @@ struct Draft {
 }
 
 impl Draft {
-    fn finding(
-        &mut self,
-        severity: Severity,
-        code: &'static str,
-        path: &str,
-        message: String,
-        remedy: String,
-    ) {
+    fn finding(&mut self, severity: Severity, code: &'static str, path: &str, message: String, remedy: String) {
         let position = self.positions.locate(path);
         self.problems.push(Finding {
             severity,
@@ -323,25 +232,11 @@ impl Draft {
     }
 
     fn error(&mut self, path: &str, message: impl Into<String>, remedy: impl Into<String>) {
-        self.finding(
-            Severity::Error,
-            code::INVALID,
-            path,
-            message.into(),
-            remedy.into(),
-        );
+        self.finding(Severity::Error, code::INVALID, path, message.into(), remedy.into());
     }
 
-    fn typed<T: DeserializeOwned>(
-        &mut self,
-        json: serde_json::Value,
-        prefix: &str,
-        unknown: Unknown,
-    ) -> Option<T> {
-        let typed::Typed {
-            value,
-            unknown: extra,
-        } = typed::typed(json, prefix);
+    fn typed<T: DeserializeOwned>(&mut self, json: serde_json::Value, prefix: &str, unknown: Unknown) -> Option<T> {
+        let typed::Typed { value, unknown: extra } = typed::typed(json, prefix);
         if unknown == Unknown::Reported {
             for field in extra {
                 let remedy = match field.nearest {
@@ -349,13 +244,7 @@ impl Draft {
                     None => format!("{} has no such field; remove it.", self.kind.name()),
                 };
                 let message = "unknown field, it has no effect".to_owned();
-                self.finding(
-                    Severity::Warning,
-                    code::UNKNOWN_FIELD,
-                    &field.path,
-                    message,
-                    remedy,
-                );
+                self.finding(Severity::Warning, code::UNKNOWN_FIELD, &field.path, message, remedy);
             }
         }
         match value {
@@ -392,25 +281,13 @@ impl Draft {
         let head = (key.clone(), created, labels);
         Some(match self.kind {
             Kind::Gateway => Manifest::Gateway(self.istio(head, json, validate::gateway)?),
-            Kind::VirtualService => {
-                Manifest::VirtualService(self.istio(head, json, validate::virtual_service)?)
-            }
-            Kind::DestinationRule => {
-                Manifest::DestinationRule(self.istio(head, json, validate::destination_rule)?)
-            }
-            Kind::ServiceEntry => {
-                Manifest::ServiceEntry(self.istio(head, json, validate::service_entry)?)
-            }
-            Kind::WorkloadEntry => {
-                Manifest::WorkloadEntry(self.istio(head, json, validate::workload_entry)?)
-            }
+            Kind::VirtualService => Manifest::VirtualService(self.istio(head, json, validate::virtual_service)?),
+            Kind::DestinationRule => Manifest::DestinationRule(self.istio(head, json, validate::destination_rule)?),
+            Kind::ServiceEntry => Manifest::ServiceEntry(self.istio(head, json, validate::service_entry)?),
+            Kind::WorkloadEntry => Manifest::WorkloadEntry(self.istio(head, json, validate::workload_entry)?),
             Kind::Service => {
-                let spec = json
-                    .as_object_mut()
-                    .and_then(|fields| fields.shift_remove("spec"))
-                    .unwrap_or_default();
-                let spec: kubernetes::Service =
-                    self.typed(optional(spec), "spec", Unknown::Allowed)?;
+                let spec = json.as_object_mut().and_then(|fields| fields.shift_remove("spec")).unwrap_or_default();
+                let spec: kubernetes::Service = self.typed(optional(spec), "spec", Unknown::Allowed)?;
                 Manifest::Service(self.checked(head, spec, validate::service))
             }
             Kind::Endpoints => {
@@ -438,27 +315,14 @@ impl Draft {
             return None;
         };
         let spec = fields.shift_remove("spec");
-        for field in fields
-            .keys()
-            .filter(|field| !matches!(field.as_str(), "apiVersion" | "kind" | "status"))
-        {
+        for field in fields.keys().filter(|field| !matches!(field.as_str(), "apiVersion" | "kind" | "status")) {
             let mut path = String::new();
             super::node::push_field(&mut path, field);
             let message = "unknown field, it has no effect".to_owned();
             let remedy = "Fields of these kinds belong under `spec`.".to_owned();
-            self.finding(
-                Severity::Warning,
-                code::UNKNOWN_FIELD,
-                &path,
-                message,
-                remedy,
-            );
+            self.finding(Severity::Warning, code::UNKNOWN_FIELD, &path, message, remedy);
         }
-        let spec = self.typed(
-            optional(spec.unwrap_or_default()),
-            "spec",
-            Unknown::Reported,
-        )?;
+        let spec = self.typed(optional(spec.unwrap_or_default()), "spec", Unknown::Reported)?;
         Some(self.checked(head, spec, check))
     }
 
@@ -471,14 +335,7 @@ impl Draft {
         for refusal in check(&spec) {
             self.error(&refusal.path, refusal.message, refusal.remedy);
         }
-        Arc::new(Object {
-            key,
-            created,
-            labels,
-            file: self.file.clone(),
-            positions: self.positions.clone(),
-            spec,
-        })
+        Arc::new(Object { key, created, labels, file: self.file.clone(), positions: self.positions.clone(), spec })
     }
 }
 

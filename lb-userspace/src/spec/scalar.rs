@@ -67,10 +67,7 @@ fn float(text: &str) -> Option<Number> {
         }
     }
     // `f64::from_str` wants what JSON and YAML share; infinities have no JSON form and stay text.
-    digits
-        .then(|| text.parse::<f64>().ok())
-        .flatten()
-        .and_then(Number::from_f64)
+    digits.then(|| text.parse::<f64>().ok()).flatten().and_then(Number::from_f64)
 }
 
 #[cfg(test)]
@@ -104,10 +101,7 @@ mod tests {
             ("089", Value::Number(Number::from_f64(89.0).unwrap())),
             ("v1", text("v1")),
             ("2024-01-01T00:00:00Z", text("2024-01-01T00:00:00Z")),
-            (
-                "18446744073709551615",
-                Value::Number(Number::from(u64::MAX)),
-            ),
+            ("18446744073709551615", Value::Number(Number::from(u64::MAX))),
             (".inf", text(".inf")),
         ];
         for (input, expected) in cases {

@@ -32,10 +32,7 @@ impl Store {
     ///
     /// `unreadable` names files, or directories with their files, that exist but could not be read this time.
     pub fn merge(&mut self, files: &[FileSpecs], unreadable: &[Arc<str>]) -> Vec<Finding> {
-        let mut findings: Vec<Finding> = files
-            .iter()
-            .flat_map(|file| file.findings.clone())
-            .collect();
+        let mut findings: Vec<Finding> = files.iter().flat_map(|file| file.findings.clone()).collect();
         let mut next: BTreeMap<Key, Held> = BTreeMap::new();
         let mut rejected = BTreeSet::new();
         for file in files {
@@ -45,10 +42,7 @@ impl Store {
                         rejected.insert(item.key.clone());
                     }
                     Outcome::Valid(manifest) => {
-                        let held = Held {
-                            file: file.file.clone(),
-                            manifest: manifest.clone(),
-                        };
+                        let held = Held { file: file.file.clone(), manifest: manifest.clone() };
                         if let Some(earlier) = next.insert(item.key.clone(), held) {
                             findings.push(defined_twice(file, item, &earlier));
                         }
@@ -56,14 +50,9 @@ impl Store {
                 }
             }
         }
-        let incomplete: BTreeSet<&str> = files
-            .iter()
-            .filter(|file| file.incomplete)
-            .map(|file| &*file.file)
-            .collect();
+        let incomplete: BTreeSet<&str> = files.iter().filter(|file| file.incomplete).map(|file| &*file.file).collect();
         for (key, held) in std::mem::take(&mut self.held) {
-            let hidden = incomplete.contains(&*held.file)
-                || unreadable.iter().any(|path| is_under(&held.file, path));
+            let hidden = incomplete.contains(&*held.file) || unreadable.iter().any(|path| is_under(&held.file, path));
             if rejected.contains(&key) || hidden {
                 next.entry(key).or_insert(held);
             }
@@ -79,8 +68,7 @@ impl Store {
 }
 
 fn is_under(file: &str, path: &str) -> bool {
-    file.strip_prefix(path)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || path.ends_with('/'))
+    file.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || path.ends_with('/'))
 }
 
 fn defined_twice(file: &FileSpecs, item: &super::read::Item, earlier: &Held) -> Finding {
@@ -92,10 +80,7 @@ fn defined_twice(file: &FileSpecs, item: &super::read::Item, earlier: &Held) -> 
         column: item.start.column,
         object: item.key.to_string(),
         path: String::new(),
-        message: format!(
-            "this object is also in {}; this later one is used",
-            earlier.file
-        ),
+        message: format!("this object is also in {}; this later one is used", earlier.file),
         remedy: "Remove one of the two.".into(),
     }
 }

@@ -12,14 +12,7 @@ fn parse(text: &str) -> FileSpecs {
 /// `line:column code path message` of each finding.
 fn lines(findings: &[Finding]) -> Vec<String> {
     let line = |finding: &Finding| {
-        let Finding {
-            line,
-            column,
-            code,
-            path,
-            message,
-            ..
-        } = finding;
+        let Finding { line, column, code, path, message, .. } = finding;
         format!("{line}:{column} {code} {path} {message}")
     };
     findings.iter().map(line).collect()
@@ -27,47 +20,32 @@ fn lines(findings: &[Finding]) -> Vec<String> {
 
 fn names(specs: &Specs) -> Vec<String> {
     let services = specs.services.iter().map(|object| object.key.to_string());
-    services
-        .chain(
-            specs
-                .virtual_services
-                .iter()
-                .map(|object| object.key.to_string()),
-        )
-        .collect()
+    services.chain(specs.virtual_services.iter().map(|object| object.key.to_string())).collect()
 }
 
-const SERVICE: &str =
-    "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}\n";
+const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}\n";
 
 fn service(name: &str, port: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  ports:\n  - port: {port}\n"
-    )
+    format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  ports:\n  - port: {port}\n")
 }
 
 fn route(weight: &str) -> String {
-    let head = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata:\n  name: v\nspec:\n  hosts: [a]\n  tcp:\n";
+    let head =
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata:\n  name: v\nspec:\n  hosts: [a]\n  tcp:\n";
     format!("{head}  - route:\n    - destination:\n        host: a\n      weight: {weight}\n")
 }
 
 #[test]
 fn one_object_in_every_dress() {
     let json = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"a"},"spec":{"ports":[{"port":80}]}}"#;
-    let surrogates = json.replace(
-        r#""name":"a""#,
-        r#""name":"a","labels":{"x":"\ud83d\ude00"}"#,
-    );
+    let surrogates = json.replace(r#""name":"a""#, r#""name":"a","labels":{"x":"\ud83d\ude00"}"#);
     let dresses = [
         SERVICE.to_owned(),
         SERVICE.replace('\n', "\r\n"),
         format!("\u{feff}{SERVICE}"),
         format!("---\n# nothing\n---\n{SERVICE}---\n"),
         format!("%YAML 1.1\n---\n{SERVICE}...\n"),
-        format!(
-            "apiVersion: v1\nkind: List\nitems:\n- {}",
-            SERVICE.trim_end().replace('\n', "\n  ")
-        ),
+        format!("apiVersion: v1\nkind: List\nitems:\n- {}", SERVICE.trim_end().replace('\n', "\n  ")),
         format!("{{\"apiVersion\":\"v1\",\"kind\":\"ServiceList\",\"items\":[{json}]}}"),
         json.to_owned(),
         surrogates,
@@ -76,14 +54,7 @@ fn one_object_in_every_dress() {
     for dress in dresses {
         let file = parse(&dress);
         assert_eq!(file.findings, [], "{dress}");
-        let [
-            Item {
-                key,
-                outcome: Outcome::Valid(Manifest::Service(object)),
-                ..
-            },
-        ] = file.items.as_slice()
-        else {
+        let [Item { key, outcome: Outcome::Valid(Manifest::Service(object)), .. }] = file.items.as_slice() else {
             panic!("not one Service: {dress}")
         };
         assert_eq!(key.to_string(), "Service default/a");
@@ -95,93 +66,43 @@ fn one_object_in_every_dress() {
 
 #[test]
 fn empty_files_hold_nothing() {
-    for text in [
-        "",
-        "---\n",
-        "# only a comment\n",
-        "---\n---\n...\n",
-        "null\n",
-        "\u{feff}",
-    ] {
+    for text in ["", "---\n", "# only a comment\n", "---\n---\n...\n", "null\n", "\u{feff}"] {
         let file = parse(text);
-        assert_eq!(
-            (file.items.len(), file.findings.len(), file.incomplete),
-            (0, 0, false),
-            "{text:?}"
-        );
+        assert_eq!((file.items.len(), file.findings.len(), file.incomplete), (0, 0, false), "{text:?}");
     }
 }
 
 #[test]
 fn a_finding_stands_where_the_text_is() {
     let cases = [
-        (
-            route("ten"),
-            "11:7 IST0106 spec.tcp[0].route[0].weight expected a whole number, found string \"ten\"",
-        ),
-        (
-            route("\"10\""),
-            "11:7 IST0106 spec.tcp[0].route[0].weight expected a whole number, found string \"10\"",
-        ),
-        (
-            route("1.5"),
-            "11:7 IST0106 spec.tcp[0].route[0].weight expected a whole number, found number `1.5`",
-        ),
-        (
-            route("-1"),
-            "11:7 IST0106 spec.tcp[0].route[0].weight a weight cannot be negative",
-        ),
-        (
-            route("1\n      wieght: 2"),
-            "12:7 MEL0004 spec.tcp[0].route[0].wieght unknown field, it has no effect",
-        ),
-        (
-            route("1\n      weight: 2"),
-            "12:7 IST0106 spec.tcp[0].route[0].weight this key stands twice in one mapping",
-        ),
+        (route("ten"), "11:7 IST0106 spec.tcp[0].route[0].weight expected a whole number, found string \"ten\""),
+        (route("\"10\""), "11:7 IST0106 spec.tcp[0].route[0].weight expected a whole number, found string \"10\""),
+        (route("1.5"), "11:7 IST0106 spec.tcp[0].route[0].weight expected a whole number, found number `1.5`"),
+        (route("-1"), "11:7 IST0106 spec.tcp[0].route[0].weight a weight cannot be negative"),
+        (route("1\n      wieght: 2"), "12:7 MEL0004 spec.tcp[0].route[0].wieght unknown field, it has no effect"),
+        (route("1\n      weight: 2"), "12:7 IST0106 spec.tcp[0].route[0].weight this key stands twice in one mapping"),
         (
             route("1").replace("host: a", "host: 5"),
             "10:9 IST0106 spec.tcp[0].route[0].destination.host expected text, found integer `5`",
         ),
-        (
-            route("1").replace("name: v", "nam: v"),
-            "3:1 IST0106 metadata the object has no `metadata.name`",
-        ),
+        (route("1").replace("name: v", "nam: v"), "3:1 IST0106 metadata the object has no `metadata.name`"),
         (
             route("1").replace("  tcp:", "  http: []\n  tpc:"),
             "5:1 IST0106 spec a VirtualService needs http, tls or tcp routes",
         ),
-        (
-            service("a", "0"),
-            "6:5 IST0106 spec.ports[0].port 0 is not a port number",
-        ),
+        (service("a", "0"), "6:5 IST0106 spec.ports[0].port 0 is not a port number"),
         (
             service("a", "70000"),
             "6:5 IST0106 spec.ports[0].port expected a whole number, zero or more, found integer `70000`",
         ),
-        (
-            "a: [1\n".to_owned(),
-            "1:4 MEL0003  this is not valid YAML: unclosed bracket '['",
-        ),
-        (
-            "a: 1\n".to_owned(),
-            "1:1 IST0106  this is no Kubernetes object: it lacks `apiVersion` or `kind`",
-        ),
-        (
-            "- a\n".to_owned(),
-            "1:1 IST0106  this is no Kubernetes object: it lacks `apiVersion` or `kind`",
-        ),
-        (
-            "? [a]\n: 1\n".to_owned(),
-            "1:3 MEL0003  this is not valid YAML: a list or mapping cannot be a key",
-        ),
+        ("a: [1\n".to_owned(), "1:4 MEL0003  this is not valid YAML: unclosed bracket '['"),
+        ("a: 1\n".to_owned(), "1:1 IST0106  this is no Kubernetes object: it lacks `apiVersion` or `kind`"),
+        ("- a\n".to_owned(), "1:1 IST0106  this is no Kubernetes object: it lacks `apiVersion` or `kind`"),
+        ("? [a]\n: 1\n".to_owned(), "1:3 MEL0003  this is not valid YAML: a list or mapping cannot be a key"),
     ];
     for (text, expected) in cases {
         let found = lines(&parse(&text).findings);
-        assert!(
-            found.iter().any(|line| line == expected),
-            "{text}\nexpected {expected}\nfound {found:#?}"
-        );
+        assert!(found.iter().any(|line| line == expected), "{text}\nexpected {expected}\nfound {found:#?}");
     }
 }
 
@@ -189,65 +110,28 @@ fn a_finding_stands_where_the_text_is() {
 fn unknown_fields_name_the_nearest_field_of_that_very_place() {
     let cases = [
         (route("1\n      wieght: 2"), "Did you mean `weight`?"),
-        (
-            route("1").replace("  hosts", "  host"),
-            "Did you mean `hosts`?",
-        ),
-        (
-            route("1").replace("  hosts", "  export_to: [a]\n  hosts"),
-            "Did you mean `exportTo`?",
-        ),
-        (
-            route("1").replace("        host", "        subste: x\n        host"),
-            "Did you mean `subset`?",
-        ),
-        (
-            route("1\n      banana: 2"),
-            "VirtualService has no such field; remove it.",
-        ),
+        (route("1").replace("  hosts", "  host"), "Did you mean `hosts`?"),
+        (route("1").replace("  hosts", "  export_to: [a]\n  hosts"), "Did you mean `exportTo`?"),
+        (route("1").replace("        host", "        subste: x\n        host"), "Did you mean `subset`?"),
+        (route("1\n      banana: 2"), "VirtualService has no such field; remove it."),
     ];
     for (text, remedy) in cases {
         let file = parse(&text);
-        let found = file
-            .findings
-            .iter()
-            .find(|finding| finding.code == code::UNKNOWN_FIELD);
-        assert_eq!(
-            found.map(|finding| (finding.severity, finding.remedy.as_str())),
-            Some((Severity::Warning, remedy))
-        );
+        let found = file.findings.iter().find(|finding| finding.code == code::UNKNOWN_FIELD);
+        assert_eq!(found.map(|finding| (finding.severity, finding.remedy.as_str())), Some((Severity::Warning, remedy)));
     }
 }
 
 #[test]
 fn a_broken_document_and_a_broken_object_cost_only_themselves() {
-    let text = format!(
-        "{}---\na: \"never ends\n---\n{}---\n{}",
-        service("a", "80"),
-        service("b", "x"),
-        service("c", "80")
-    );
+    let text =
+        format!("{}---\na: \"never ends\n---\n{}---\n{}", service("a", "80"), service("b", "x"), service("c", "80"));
     let file = parse(&text);
     assert!(file.incomplete);
-    let outcomes: Vec<_> = file
-        .items
-        .iter()
-        .map(|item| {
-            (
-                item.key.to_string(),
-                matches!(item.outcome, Outcome::Valid(_)),
-            )
-        })
-        .collect();
-    let expected = [
-        ("Service default/a", true),
-        ("Service default/b", false),
-        ("Service default/c", true),
-    ];
-    assert_eq!(
-        outcomes,
-        expected.map(|(name, valid)| (name.to_owned(), valid))
-    );
+    let outcomes: Vec<_> =
+        file.items.iter().map(|item| (item.key.to_string(), matches!(item.outcome, Outcome::Valid(_)))).collect();
+    let expected = [("Service default/a", true), ("Service default/b", false), ("Service default/c", true)];
+    assert_eq!(outcomes, expected.map(|(name, valid)| (name.to_owned(), valid)));
 }
 
 #[test]
@@ -255,17 +139,9 @@ fn bombs_and_nesting_end_in_findings() {
     let letters: Vec<char> = ('a'..='z').collect();
     let mut bomb = "a: &a [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
     for pair in letters.windows(2) {
-        bomb += &format!(
-            "{1}: &{1} [{0}]\n",
-            vec![format!("*{}", pair[0]); 10].join(","),
-            pair[1]
-        );
+        bomb += &format!("{1}: &{1} [{0}]\n", vec![format!("*{}", pair[0]); 10].join(","), pair[1]);
     }
-    let text = format!(
-        "a: &a \"{}\"\nb: [{}]\n",
-        "x".repeat(1 << 20),
-        vec!["*a"; 1000].join(",")
-    );
+    let text = format!("a: &a \"{}\"\nb: [{}]\n", "x".repeat(1 << 20), vec!["*a"; 1000].join(","));
     let wide: String = (0..2000).map(|at| format!("  k{at}: 1\n")).collect();
     let merges = format!("x: &x\n{wide}y:\n{}", "  - <<: *x\n".repeat(1000));
     let cases = [
@@ -273,31 +149,15 @@ fn bombs_and_nesting_end_in_findings() {
         (text, "expand to too much"),
         (merges, "expand to too much"),
         (format!("a: {}", "[".repeat(1000)), "recursion limit"),
-        (
-            (0..200)
-                .map(|at| format!("{}a:\n", " ".repeat(at)))
-                .collect(),
-            "nested deeper than 100",
-        ),
-        (
-            format!(
-                "a: &a {0}{1}\nb: {0}*a{1}\n",
-                "[".repeat(60),
-                "]".repeat(60)
-            ),
-            "nest deeper than 100",
-        ),
+        ((0..200).map(|at| format!("{}a:\n", " ".repeat(at))).collect(), "nested deeper than 100"),
+        (format!("a: &a {0}{1}\nb: {0}*a{1}\n", "[".repeat(60), "]".repeat(60)), "nest deeper than 100"),
         ("a: &a [*a]\n".to_owned(), "alias"),
     ];
     for (text, expected) in cases {
         let file = parse(&text);
         assert_eq!(file.findings.len(), 1, "{expected}");
         assert_eq!(file.findings[0].code, code::SYNTAX);
-        assert!(
-            file.findings[0].message.contains(expected),
-            "{}",
-            file.findings[0].message
-        );
+        assert!(file.findings[0].message.contains(expected), "{}", file.findings[0].message);
     }
 }
 
@@ -306,9 +166,7 @@ fn anchors_and_merge_keys_are_carried_out() {
     let text = "apiVersion: v1\nkind: Service\nmetadata: &m {name: a, labels: &l {x: y}}\nspec:\n  selector:\n    <<: *l\n    z: w\n  ports: [{port: 80}]\n";
     let file = parse(text);
     assert_eq!(file.findings, []);
-    let Outcome::Valid(Manifest::Service(object)) = &file.items[0].outcome else {
-        panic!("not a Service")
-    };
+    let Outcome::Valid(Manifest::Service(object)) = &file.items[0].outcome else { panic!("not a Service") };
     let pairs = [("x", "y"), ("z", "w")].map(|(key, value)| (key.to_owned(), value.to_owned()));
     assert_eq!(object.spec.selector, BTreeMap::from(pairs));
 }
@@ -317,57 +175,22 @@ fn anchors_and_merge_keys_are_carried_out() {
 fn the_store_keeps_the_last_good_version_of_what_is_broken_and_nothing_else() {
     let mut store = Store::default();
     let mut load = |files: &[(&str, &str)], unreadable: &[&str]| {
-        let files: Vec<_> = files
-            .iter()
-            .map(|(file, text)| read(&Arc::from(*file), text))
-            .collect();
+        let files: Vec<_> = files.iter().map(|(file, text)| read(&Arc::from(*file), text)).collect();
         let unreadable: Vec<Arc<str>> = unreadable.iter().map(|path| Arc::from(*path)).collect();
         let findings = store.merge(&files, &unreadable);
         let specs = store.specs();
-        let ports: Vec<u16> = specs
-            .services
-            .iter()
-            .map(|object| object.spec.ports[0].port)
-            .collect();
+        let ports: Vec<u16> = specs.services.iter().map(|object| object.spec.ports[0].port).collect();
         (names(&specs).join(" "), ports, findings.len())
     };
     let both = format!("{}---\n{}", service("a", "80"), service("b", "81"));
-    assert_eq!(
-        load(&[("d/x", &both)], &[]),
-        (
-            "Service default/a Service default/b".into(),
-            vec![80, 81],
-            0
-        )
-    );
+    assert_eq!(load(&[("d/x", &both)], &[]), ("Service default/a Service default/b".into(), vec![80, 81], 0));
     // Present but broken: the last good version, and a finding.
     let broken = format!("{}---\n{}", service("a", "oops"), service("b", "82"));
-    assert_eq!(
-        load(&[("d/x", &broken)], &[]),
-        (
-            "Service default/a Service default/b".into(),
-            vec![80, 82],
-            1
-        )
-    );
+    assert_eq!(load(&[("d/x", &broken)], &[]), ("Service default/a Service default/b".into(), vec![80, 82], 1));
     // Still broken: still the last good version.
-    assert_eq!(
-        load(&[("d/x", &broken)], &[]),
-        (
-            "Service default/a Service default/b".into(),
-            vec![80, 82],
-            1
-        )
-    );
+    assert_eq!(load(&[("d/x", &broken)], &[]), ("Service default/a Service default/b".into(), vec![80, 82], 1));
     // Text that does not parse hides objects: all of the file stay.
-    assert_eq!(
-        load(&[("d/x", "a: [")], &[]),
-        (
-            "Service default/a Service default/b".into(),
-            vec![80, 82],
-            1
-        )
-    );
+    assert_eq!(load(&[("d/x", "a: [")], &[]), ("Service default/a Service default/b".into(), vec![80, 82], 1));
     // What of such a file does parse is newer and counts.
     let half = format!("a: [\n---\n{}", service("b", "84"));
     assert_eq!(load(&[("d/x", &half)], &[]).1, [80, 84]);
@@ -375,43 +198,29 @@ fn the_store_keeps_the_last_good_version_of_what_is_broken_and_nothing_else() {
     assert_eq!(load(&[], &["d/x"]).1, [80, 84]);
     assert_eq!(load(&[], &["d"]).1, [80, 84]);
     // Removed from a file that parses: gone.
-    assert_eq!(
-        load(&[("d/x", &service("b", "83"))], &[]),
-        ("Service default/b".into(), vec![83], 0)
-    );
+    assert_eq!(load(&[("d/x", &service("b", "83"))], &[]), ("Service default/b".into(), vec![83], 0));
     // The file is gone: its objects are.
     assert_eq!(load(&[], &["e"]), (String::new(), vec![], 0));
     // Never good: nothing to keep.
-    assert_eq!(
-        load(&[("d/x", &service("a", "oops"))], &[]),
-        (String::new(), vec![], 1)
-    );
+    assert_eq!(load(&[("d/x", &service("a", "oops"))], &[]), (String::new(), vec![], 1));
 }
 
 #[test]
 fn an_object_written_twice_is_reported_and_the_later_one_counts() {
     let mut store = Store::default();
-    let files = [("a.yaml", "80"), ("b.yaml", "81")]
-        .map(|(file, port)| read(&Arc::from(file), &service("a", port)));
+    let files = [("a.yaml", "80"), ("b.yaml", "81")].map(|(file, port)| read(&Arc::from(file), &service("a", port)));
     let findings = store.merge(&files, &[]);
-    assert_eq!(
-        lines(&findings),
-        ["1:1 MEL0006  this object is also in a.yaml; this later one is used"]
-    );
+    assert_eq!(lines(&findings), ["1:1 MEL0006  this object is also in a.yaml; this later one is used"]);
     assert_eq!(store.specs().services[0].spec.ports[0].port, 81);
 }
 
 #[test]
 fn what_admission_refuses() {
     let virtual_service = |spec: &str| {
-        format!(
-            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v}}\nspec: {spec}\n"
-        )
+        format!("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v}}\nspec: {spec}\n")
     };
     let gateway = |spec: &str| {
-        format!(
-            "apiVersion: networking.istio.io/v1beta1\nkind: Gateway\nmetadata: {{name: g}}\nspec: {spec}\n"
-        )
+        format!("apiVersion: networking.istio.io/v1beta1\nkind: Gateway\nmetadata: {{name: g}}\nspec: {spec}\n")
     };
     let rule = |spec: &str| {
         format!(
@@ -419,24 +228,13 @@ fn what_admission_refuses() {
         )
     };
     let entry = |spec: &str| {
-        format!(
-            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: s}}\nspec: {spec}\n"
-        )
+        format!("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: s}}\nspec: {spec}\n")
     };
     let two = "{destination: {host: a}, weight: 0}, {destination: {host: b}}";
     let cases = [
-        (
-            virtual_service(&format!("{{hosts: [a], tcp: [{{route: [{two}]}}]}}")),
-            "spec.tcp[0].route",
-        ),
-        (
-            virtual_service("{hosts: ['*'], tcp: [{route: [{destination: {host: a}}]}]}"),
-            "spec.hosts[0]",
-        ),
-        (
-            virtual_service("{hosts: [foo*.com], tcp: [{route: [{destination: {host: a}}]}]}"),
-            "spec.hosts[0]",
-        ),
+        (virtual_service(&format!("{{hosts: [a], tcp: [{{route: [{two}]}}]}}")), "spec.tcp[0].route"),
+        (virtual_service("{hosts: ['*'], tcp: [{route: [{destination: {host: a}}]}]}"), "spec.hosts[0]"),
+        (virtual_service("{hosts: [foo*.com], tcp: [{route: [{destination: {host: a}}]}]}"), "spec.hosts[0]"),
         (virtual_service("{hosts: [a], tcp: [{}]}"), "spec.tcp[0]"),
         (
             virtual_service("{hosts: [a], tcp: [{route: [{destination: {host: '*'}}]}]}"),
@@ -447,9 +245,7 @@ fn what_admission_refuses() {
             "spec.tcp[0].route[0].destination.host",
         ),
         (
-            virtual_service(
-                "{hosts: [a], tcp: [{route: [{destination: {host: a, port: {number: 0}}}]}]}",
-            ),
+            virtual_service("{hosts: [a], tcp: [{route: [{destination: {host: a, port: {number: 0}}}]}]}"),
             "spec.tcp[0].route[0].destination.port.number",
         ),
         (
@@ -459,16 +255,11 @@ fn what_admission_refuses() {
             "spec.tcp[0].match[0].destinationSubnets[0]",
         ),
         (
-            virtual_service(
-                "{hosts: [a], exportTo: ['*', b], tcp: [{route: [{destination: {host: a}}]}]}",
-            ),
+            virtual_service("{hosts: [a], exportTo: ['*', b], tcp: [{route: [{destination: {host: a}}]}]}"),
             "spec.exportTo",
         ),
         (gateway("{}"), "spec"),
-        (
-            gateway("{servers: [{port: {number: 1, name: a, protocol: TCP}, hosts: [a]}]}"),
-            "spec.servers[0].hosts[0]",
-        ),
+        (gateway("{servers: [{port: {number: 1, name: a, protocol: TCP}, hosts: [a]}]}"), "spec.servers[0].hosts[0]"),
         (
             gateway("{servers: [{port: {number: 1, name: a, protocol: TPC}, hosts: ['*']}]}"),
             "spec.servers[0].port.protocol",
@@ -478,58 +269,25 @@ fn what_admission_refuses() {
             "spec.servers[0].port.number",
         ),
         (
-            gateway(
-                "{servers: [{port: {number: 1, name: a, protocol: TCP}, hosts: ['*'], tls: {}}]}",
-            ),
+            gateway("{servers: [{port: {number: 1, name: a, protocol: TCP}, hosts: ['*'], tls: {}}]}"),
             "spec.servers[0].tls",
         ),
-        (
-            gateway("{servers: [{port: {number: 1, name: a, protocol: HTTPS}, hosts: ['*']}]}"),
-            "spec.servers[0]",
-        ),
+        (gateway("{servers: [{port: {number: 1, name: a, protocol: HTTPS}, hosts: ['*']}]}"), "spec.servers[0]"),
         (rule("{}"), "spec"),
-        (
-            rule("{host: a, subsets: [{name: v}, {name: v}]}"),
-            "spec.subsets[1].name",
-        ),
-        (
-            rule("{host: a, trafficPolicy: {tls: {mode: MUTUAL}}}"),
-            "spec.trafficPolicy.tls",
-        ),
-        (
-            rule("{host: a, trafficPolicy: {portLevelSettings: [{}]}}"),
-            "spec.trafficPolicy.portLevelSettings[0]",
-        ),
-        (
-            rule("{host: a, trafficPolicy: {tls: {mode: SIMPEL}}}"),
-            "spec.trafficPolicy.tls.mode",
-        ),
+        (rule("{host: a, subsets: [{name: v}, {name: v}]}"), "spec.subsets[1].name"),
+        (rule("{host: a, trafficPolicy: {tls: {mode: MUTUAL}}}"), "spec.trafficPolicy.tls"),
+        (rule("{host: a, trafficPolicy: {portLevelSettings: [{}]}}"), "spec.trafficPolicy.portLevelSettings[0]"),
+        (rule("{host: a, trafficPolicy: {tls: {mode: SIMPEL}}}"), "spec.trafficPolicy.tls.mode"),
         (entry("{hosts: ['*']}"), "spec.hosts[0]"),
-        (
-            entry("{hosts: [a.b], endpoints: [{address: 1.2.3.4}]}"),
-            "spec.endpoints",
-        ),
-        (
-            entry("{hosts: [a.b], resolution: STATIC, endpoints: [{address: c.d}]}"),
-            "spec.endpoints[0].address",
-        ),
-        (
-            entry("{hosts: [a.b], ports: [{number: 1, name: a}, {number: 1, name: b}]}"),
-            "spec.ports[1].number",
-        ),
+        (entry("{hosts: [a.b], endpoints: [{address: 1.2.3.4}]}"), "spec.endpoints"),
+        (entry("{hosts: [a.b], resolution: STATIC, endpoints: [{address: c.d}]}"), "spec.endpoints[0].address"),
+        (entry("{hosts: [a.b], ports: [{number: 1, name: a}, {number: 1, name: b}]}"), "spec.ports[1].number"),
     ];
     for (text, path) in cases {
         let file = parse(&text);
-        let refused: Vec<_> = file
-            .findings
-            .iter()
-            .filter(|finding| finding.code == code::INVALID)
-            .collect();
+        let refused: Vec<_> = file.findings.iter().filter(|finding| finding.code == code::INVALID).collect();
         assert_eq!(
-            refused
-                .iter()
-                .map(|finding| finding.path.as_str())
-                .collect::<Vec<_>>(),
+            refused.iter().map(|finding| finding.path.as_str()).collect::<Vec<_>>(),
             [path],
             "{text}{refused:#?}"
         );

@@ -6,9 +6,7 @@ pub fn parse_rfc3339(text: &str) -> Option<i128> {
     let separators = [(4, b"-"), (7, b"-"), (10, b"T"), (13, b":"), (16, b":")];
     if !text.is_ascii()
         || bytes.len() < 20
-        || separators
-            .iter()
-            .any(|(at, byte)| !bytes[*at].eq_ignore_ascii_case(&byte[0]))
+        || separators.iter().any(|(at, byte)| !bytes[*at].eq_ignore_ascii_case(&byte[0]))
     {
         return None;
     }
@@ -16,25 +14,16 @@ pub fn parse_rfc3339(text: &str) -> Option<i128> {
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
     let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
     // 60 is a leap second.
-    if !(1..=12).contains(&month)
-        || !(1..=31).contains(&day)
-        || hour > 23
-        || minute > 59
-        || second > 60
-    {
+    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
     let (nanoseconds, zone) = fraction(&text[19..])?;
-    let seconds =
-        days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset(zone)?;
+    let seconds = days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset(zone)?;
     Some(i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds))
 }
 
 fn digits(text: &str) -> Option<i64> {
-    text.bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| text.parse().ok())
-        .flatten()
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 /// Splits off `.123`, in nanoseconds.
@@ -78,10 +67,7 @@ mod tests {
             ("1970-01-01T00:00:00Z", Some(0)),
             ("2000-02-29T00:00:00Z", Some(951_782_400 * second)),
             ("2024-03-01T12:30:05Z", Some(1_709_296_205 * second)),
-            (
-                "2024-03-01T13:30:05.5+01:00",
-                Some(1_709_296_205 * second + second / 2),
-            ),
+            ("2024-03-01T13:30:05.5+01:00", Some(1_709_296_205 * second + second / 2)),
             ("1969-12-31T23:59:59Z", Some(-second)),
             ("2024-13-01T00:00:00Z", None),
             ("2024-03-01 12:30:05Z", None),

@@ -4,9 +4,7 @@ use std::cell::RefCell;
 
 use serde::{
     Deserializer,
-    de::{
-        DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor, value::StrDeserializer,
-    },
+    de::{DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor, value::StrDeserializer},
     forward_to_deserialize_any,
 };
 use serde_ignored::Path;
@@ -40,8 +38,7 @@ pub fn typed<T: DeserializeOwned>(json: serde_json::Value, prefix: &str) -> Type
     let mut ignored: Vec<Vec<Step>> = Vec::new();
     let mut track = Track::new();
     let tracked = serde_path_to_error::Deserializer::new(json, &mut track);
-    let result: Result<T, serde_json::Error> =
-        serde_ignored::deserialize(tracked, |path| ignored.push(steps(&path)));
+    let result: Result<T, serde_json::Error> = serde_ignored::deserialize(tracked, |path| ignored.push(steps(&path)));
     let value = result.map_err(|error| {
         let mut path = prefix.to_owned();
         for segment in track.path().iter() {
@@ -53,10 +50,7 @@ pub fn typed<T: DeserializeOwned>(json: serde_json::Value, prefix: &str) -> Type
         }
         wrong_type(path, &error.to_string())
     });
-    let unknown = ignored
-        .iter()
-        .map(|steps| unknown_field::<T>(prefix, steps))
-        .collect();
+    let unknown = ignored.iter().map(|steps| unknown_field::<T>(prefix, steps)).collect();
     Typed { value, unknown }
 }
 
@@ -72,9 +66,7 @@ fn steps(path: &Path<'_>) -> Vec<Step> {
         Path::Root => return Vec::new(),
         Path::Seq { parent, index } => (parent, Some(Step::Index(*index))),
         Path::Map { parent, key } => (parent, Some(Step::Field(key.clone()))),
-        Path::Some { parent }
-        | Path::NewtypeStruct { parent }
-        | Path::NewtypeVariant { parent } => (parent, None),
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => (parent, None),
     };
     let mut out = steps(parent);
     out.extend(step);
@@ -99,15 +91,9 @@ fn unknown_field<T: DeserializeOwned>(prefix: &str, steps: &[Step]) -> UnknownFi
 /// Says what serde found in the words of someone who writes YAML.
 fn wrong_type(path: String, error: &str) -> WrongType {
     let Some((found, expected)) = error.split_once(", expected ") else {
-        return WrongType {
-            path,
-            message: error.to_owned(),
-            remedy: "",
-        };
+        return WrongType { path, message: error.to_owned(), remedy: "" };
     };
-    let found = found
-        .trim_start_matches("invalid type: ")
-        .trim_start_matches("invalid value: ");
+    let found = found.trim_start_matches("invalid type: ").trim_start_matches("invalid value: ");
     let expected = match expected {
         "a string" => "text",
         "a boolean" => "true or false",
@@ -119,25 +105,14 @@ fn wrong_type(path: String, error: &str) -> WrongType {
         other => other,
     };
     let remedy = match (expected, found) {
-        ("text", found) if !found.starts_with("map") && !found.starts_with("sequence") => {
-            "Put the value in quotes."
-        }
-        ("a whole number, zero or more" | "a whole number" | "true or false", found)
-            if found.starts_with("string") =>
-        {
+        ("text", found) if !found.starts_with("map") && !found.starts_with("sequence") => "Put the value in quotes.",
+        ("a whole number, zero or more" | "a whole number" | "true or false", found) if found.starts_with("string") => {
             "Write the value without quotes."
         }
         _ => "Correct the value.",
     };
-    let found = found
-        .replace("floating point ", "number ")
-        .replace("sequence", "a list")
-        .replace("map", "a mapping");
-    WrongType {
-        path,
-        message: format!("expected {expected}, found {found}"),
-        remedy,
-    }
+    let found = found.replace("floating point ", "number ").replace("sequence", "a list").replace("map", "a mapping");
+    WrongType { path, message: format!("expected {expected}, found {found}"), remedy }
 }
 
 /// The candidate at most two edits away from `key`, or equal to it but for case and `_`.
@@ -147,9 +122,7 @@ fn nearest(key: &str, candidates: &[&'static str]) -> Option<&'static str> {
     if key.len() > 64 {
         return None;
     }
-    let scored = candidates
-        .iter()
-        .map(|candidate| (edits(&key, &plain(candidate)), *candidate));
+    let scored = candidates.iter().map(|candidate| (edits(&key, &plain(candidate)), *candidate));
     scored
         .filter(|(edits, candidate)| *edits <= 2 && *edits * 2 < candidate.len())
         .min()
@@ -176,10 +149,7 @@ fn edits(a: &str, b: &str) -> usize {
 fn fields_at<T: DeserializeOwned>(steps: &[Step]) -> &'static [&'static str] {
     let found = RefCell::new(None);
     // The probe ends every reading with an error; what it learned is in `found`.
-    let _ = T::deserialize(Probe {
-        steps,
-        found: &found,
-    });
+    let _ = T::deserialize(Probe { steps, found: &found });
     found.into_inner().unwrap_or(&[])
 }
 
@@ -227,38 +197,22 @@ impl<'de> Deserializer<'de> for Probe<'_> {
 impl<'de> MapAccess<'de> for Probe<'_> {
     type Error = ProbeError;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(
-        &mut self,
-        seed: K,
-    ) -> Result<Option<K::Value>, ProbeError> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, ProbeError> {
         match self.steps.first() {
             Some(Step::Field(key)) => seed.deserialize(StrDeserializer::new(key)).map(Some),
             _ => Ok(None),
         }
     }
 
-    fn next_value_seed<V: DeserializeSeed<'de>>(
-        &mut self,
-        seed: V,
-    ) -> Result<V::Value, ProbeError> {
-        seed.deserialize(Probe {
-            steps: self.steps.get(1..).unwrap_or(&[]),
-            found: self.found,
-        })
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, ProbeError> {
+        seed.deserialize(Probe { steps: self.steps.get(1..).unwrap_or(&[]), found: self.found })
     }
 }
 
 impl<'de> SeqAccess<'de> for Probe<'_> {
     type Error = ProbeError;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(
-        &mut self,
-        seed: T,
-    ) -> Result<Option<T::Value>, ProbeError> {
-        seed.deserialize(Probe {
-            steps: self.steps.get(1..).unwrap_or(&[]),
-            found: self.found,
-        })
-        .map(Some)
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, ProbeError> {
+        seed.deserialize(Probe { steps: self.steps.get(1..).unwrap_or(&[]), found: self.found }).map(Some)
     }
 }

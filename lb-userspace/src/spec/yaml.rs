@@ -63,12 +63,7 @@ fn is_blank(chunk: &str) -> bool {
     })
 }
 
-fn read_chunk(
-    chunk: &str,
-    first_line: u32,
-    budget: &mut usize,
-    out: &mut impl FnMut(Result<Node, SyntaxError>),
-) {
+fn read_chunk(chunk: &str, first_line: u32, budget: &mut usize, out: &mut impl FnMut(Result<Node, SyntaxError>)) {
     let mut options = Options::default();
     options.set_emit_comments(false);
     let mut parser = Parser::new_from_str_with_options(chunk, options);
@@ -93,13 +88,7 @@ fn json(chunk: &str, first_line: u32) -> Option<Node> {
         return None;
     }
     let value: serde_json::Value = serde_json::from_str(chunk).ok()?;
-    Some(from_json(
-        value,
-        Position {
-            line: first_line + 1,
-            column: 1,
-        },
-    ))
+    Some(from_json(value, Position { line: first_line + 1, column: 1 }))
 }
 
 fn from_json(json: serde_json::Value, position: Position) -> Node {
@@ -108,21 +97,11 @@ fn from_json(json: serde_json::Value, position: Position) -> Node {
         serde_json::Value::Bool(bool) => Value::Bool(bool),
         serde_json::Value::Number(number) => Value::Number(number),
         serde_json::Value::String(text) => Value::Text(text),
-        serde_json::Value::Array(items) => Value::Sequence(
-            items
-                .into_iter()
-                .map(|item| from_json(item, position))
-                .collect(),
-        ),
+        serde_json::Value::Array(items) => {
+            Value::Sequence(items.into_iter().map(|item| from_json(item, position)).collect())
+        }
         serde_json::Value::Object(fields) => Value::Mapping(
-            fields
-                .into_iter()
-                .map(|(key, value)| Entry {
-                    key,
-                    position,
-                    value: from_json(value, position),
-                })
-                .collect(),
+            fields.into_iter().map(|(key, value)| Entry { key, position, value: from_json(value, position) }).collect(),
         ),
     };
     Node { position, value }
@@ -137,10 +116,7 @@ struct Frame {
 
 enum Content {
     Sequence(Vec<Node>),
-    Mapping {
-        entries: Vec<Entry>,
-        key: Option<(String, Position)>,
-    },
+    Mapping { entries: Vec<Entry>, key: Option<(String, Position)> },
 }
 
 struct Builder<'b> {
@@ -153,13 +129,7 @@ struct Builder<'b> {
 
 impl<'b> Builder<'b> {
     fn new(first_line: u32, budget: &'b mut usize) -> Builder<'b> {
-        Builder {
-            first_line,
-            budget,
-            stack: Vec::new(),
-            anchors: HashMap::new(),
-            root: None,
-        }
+        Builder { first_line, budget, stack: Vec::new(), anchors: HashMap::new(), root: None }
     }
 
     /// The next document, `None` at the end of the text.
@@ -170,17 +140,11 @@ impl<'b> Builder<'b> {
         for event in parser {
             let (event, span) = event.map_err(|error| {
                 let marker = error.marker();
-                SyntaxError {
-                    position: self.position(marker.line(), marker.col()),
-                    message: error.info(),
-                }
+                SyntaxError { position: self.position(marker.line(), marker.col()), message: error.info() }
             })?;
             let position = self.position(span.start.line(), span.start.col());
             if let Event::DocumentEnd = event {
-                return Ok(Some(self.root.take().unwrap_or(Node {
-                    position,
-                    value: Value::Null,
-                })));
+                return Ok(Some(self.root.take().unwrap_or(Node { position, value: Value::Null })));
             }
             self.event(event, position)?;
         }
@@ -189,10 +153,7 @@ impl<'b> Builder<'b> {
 
     fn position(&self, line: usize, column: usize) -> Position {
         let clamp = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        Position {
-            line: self.first_line.saturating_add(clamp(line)),
-            column: clamp(column).saturating_add(1),
-        }
+        Position { line: self.first_line.saturating_add(clamp(line)), column: clamp(column).saturating_add(1) }
     }
 
     fn event(&mut self, event: Event<'_>, position: Position) -> Result<(), SyntaxError> {
@@ -201,77 +162,43 @@ impl<'b> Builder<'b> {
                 let value = scalar_value(text.into_owned(), style, tag.as_deref());
                 self.finish(Node { position, value }, anchor)
             }
-            Event::SequenceStart(_, anchor, _) => {
-                self.open(position, anchor, Content::Sequence(Vec::new()))
+            Event::SequenceStart(_, anchor, _) => self.open(position, anchor, Content::Sequence(Vec::new())),
+            Event::MappingStart(_, anchor, _) => {
+                self.open(position, anchor, Content::Mapping { entries: Vec::new(), key: None })
             }
-            Event::MappingStart(_, anchor, _) => self.open(
-                position,
-                anchor,
-                Content::Mapping {
-                    entries: Vec::new(),
-                    key: None,
-                },
-            ),
             Event::SequenceEnd | Event::MappingEnd => self.close(position),
             Event::Alias(anchor) => self.alias(anchor, position),
             _ => Ok(()),
         }
     }
 
-    fn open(
-        &mut self,
-        position: Position,
-        anchor: usize,
-        content: Content,
-    ) -> Result<(), SyntaxError> {
+    fn open(&mut self, position: Position, anchor: usize, content: Content) -> Result<(), SyntaxError> {
         if self.stack.len() >= MAX_DEPTH {
-            return Err(SyntaxError {
-                position,
-                message: format!("nested deeper than {MAX_DEPTH} levels"),
-            });
+            return Err(SyntaxError { position, message: format!("nested deeper than {MAX_DEPTH} levels") });
         }
-        self.stack.push(Frame {
-            position,
-            anchor,
-            content,
-        });
+        self.stack.push(Frame { position, anchor, content });
         Ok(())
     }
 
     fn close(&mut self, end: Position) -> Result<(), SyntaxError> {
         let Some(frame) = self.stack.pop() else {
-            return Err(SyntaxError {
-                position: end,
-                message: "a list or mapping ends that never began".into(),
-            });
+            return Err(SyntaxError { position: end, message: "a list or mapping ends that never began".into() });
         };
         let value = match frame.content {
             Content::Sequence(items) => Value::Sequence(items),
             Content::Mapping { entries, .. } => Value::Mapping(merged(entries)),
         };
-        self.finish(
-            Node {
-                position: frame.position,
-                value,
-            },
-            frame.anchor,
-        )
+        self.finish(Node { position: frame.position, value }, frame.anchor)
     }
 
     fn alias(&mut self, anchor: usize, position: Position) -> Result<(), SyntaxError> {
         let Some(target) = self.anchors.get(&anchor) else {
-            return Err(SyntaxError {
-                position,
-                message: "an alias stands inside its own anchor".into(),
-            });
+            return Err(SyntaxError { position, message: "an alias stands inside its own anchor".into() });
         };
         let depth = self.stack.len() + depth(target);
         let target = spend(target, self.budget, position)?;
         if depth > MAX_DEPTH {
-            return Err(SyntaxError {
-                position,
-                message: format!("aliases nest deeper than {MAX_DEPTH} levels"),
-            });
+            return Err(SyntaxError { position, message: format!("aliases nest deeper than {MAX_DEPTH} levels") });
         }
         self.add(target)
     }
@@ -293,11 +220,7 @@ impl<'b> Builder<'b> {
         match &mut frame.content {
             Content::Sequence(items) => items.push(node),
             Content::Mapping { entries, key } => match key.take() {
-                Some((key, position)) => entries.push(Entry {
-                    key,
-                    position,
-                    value: node,
-                }),
+                Some((key, position)) => entries.push(Entry { key, position, value: node }),
                 None => *key = Some((key_text(&node)?, node.position)),
             },
         }
@@ -314,10 +237,7 @@ fn spend(node: &Node, budget: &mut usize, position: Position) -> Result<Node, Sy
         }
         None => {
             *budget = 0;
-            Err(SyntaxError {
-                position,
-                message: "anchors and aliases expand to too much".into(),
-            })
+            Err(SyntaxError { position, message: "anchors and aliases expand to too much".into() })
         }
     }
 }
@@ -335,10 +255,7 @@ fn cost(node: &Node, limit: usize) -> usize {
             }
             Value::Mapping(entries) => {
                 open.extend(entries.iter().map(|entry| &entry.value));
-                1 + entries
-                    .iter()
-                    .map(|entry| 1 + entry.key.len() / 16)
-                    .sum::<usize>()
+                1 + entries.iter().map(|entry| 1 + entry.key.len() / 16).sum::<usize>()
             }
             _ => 1,
         };
@@ -352,13 +269,7 @@ fn cost(node: &Node, limit: usize) -> usize {
 fn depth(node: &Node) -> usize {
     match &node.value {
         Value::Sequence(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
-        Value::Mapping(entries) => {
-            1 + entries
-                .iter()
-                .map(|entry| depth(&entry.value))
-                .max()
-                .unwrap_or(0)
-        }
+        Value::Mapping(entries) => 1 + entries.iter().map(|entry| depth(&entry.value)).max().unwrap_or(0),
         _ => 0,
     }
 }
@@ -369,10 +280,9 @@ fn key_text(node: &Node) -> Result<String, SyntaxError> {
         Value::Number(number) => Ok(number.to_string()),
         Value::Bool(bool) => Ok(bool.to_string()),
         Value::Null => Ok("null".into()),
-        Value::Sequence(_) | Value::Mapping(_) => Err(SyntaxError {
-            position: node.position,
-            message: "a list or mapping cannot be a key".into(),
-        }),
+        Value::Sequence(_) | Value::Mapping(_) => {
+            Err(SyntaxError { position: node.position, message: "a list or mapping cannot be a key".into() })
+        }
     }
 }
 
@@ -382,10 +292,7 @@ fn merged(mut entries: Vec<Entry>) -> Vec<Entry> {
         return entries;
     };
     let sources = match entries.remove(at).value {
-        Node {
-            value: Value::Sequence(items),
-            ..
-        } => items,
+        Node { value: Value::Sequence(items), .. } => items,
         node => vec![node],
     };
     let mut keys: HashSet<String> = entries.iter().map(|entry| entry.key.clone()).collect();
@@ -393,11 +300,7 @@ fn merged(mut entries: Vec<Entry>) -> Vec<Entry> {
         let Value::Mapping(others) = source.value else {
             continue;
         };
-        entries.extend(
-            others
-                .into_iter()
-                .filter(|other| keys.insert(other.key.clone())),
-        );
+        entries.extend(others.into_iter().filter(|other| keys.insert(other.key.clone())));
     }
     entries
 }

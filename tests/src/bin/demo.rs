@@ -120,26 +120,12 @@ fn part(cli: Cli) -> Result<()> {
 fn make(traffic: Traffic) -> Result<()> {
     let limit = Duration::from_millis;
     match traffic {
-        Traffic::Sequence(many) => {
-            client::sequence(many.to, many.count, limit(many.limit), many.ports)
-        }
-        Traffic::AtOnce(many) => {
-            client::at_once(many.to, many.count, limit(many.limit), many.ports)?
-        }
+        Traffic::Sequence(many) => client::sequence(many.to, many.count, limit(many.limit), many.ports),
+        Traffic::AtOnce(many) => client::at_once(many.to, many.count, limit(many.limit), many.ports)?,
         Traffic::Hold { many, every } => {
-            client::hold(
-                many.to,
-                many.count,
-                Duration::from_millis(every),
-                limit(many.limit),
-            )?;
+            client::hold(many.to, many.count, Duration::from_millis(every), limit(many.limit))?;
         }
-        Traffic::Bulk {
-            to,
-            bytes,
-            direction,
-            limit: most,
-        } => client::bulk(to, bytes, direction, limit(most)),
+        Traffic::Bulk { to, bytes, direction, limit: most } => client::bulk(to, bytes, direction, limit(most)),
     }
     Ok(())
 }

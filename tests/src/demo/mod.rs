@@ -89,27 +89,16 @@ struct Stage {
 impl Stage {
     fn set_up(args: &Args) -> Result<Stage> {
         step("making a client, a balancer host and a network between them (namespaces mlt-*)");
-        let mut world = World::new(Options {
-            backends: Vec::new(),
-            ..Options::default()
-        })?;
+        let mut world = World::new(Options { backends: Vec::new(), ..Options::default() })?;
         let example = Example::copy(&args.example, &world.dir())?;
-        step(&format!(
-            "starting the agent with {} (mode {})",
-            example.dir().display(),
-            args.mode.name()
-        ));
+        step(&format!("starting the agent with {} (mode {})", example.dir().display(), args.mode.name()));
         let mut options = agent::Options::new(example.dir());
         (options.mode, options.forwarding) = (args.mode, args.forwarding);
         let mut agent = Agent::start(&world, &options)?;
         let revision = agent.wait_ready()?;
         let status = agent.status()?;
         for interface in status["interfaces"].as_array().into_iter().flatten() {
-            println!(
-                "      {} attached as {}",
-                text(&interface["name"]),
-                text(&interface["mode"])
-            );
+            println!("      {} attached as {}", text(&interface["name"]), text(&interface["mode"]));
         }
         let rules = shares::rules(&status)?;
         step("starting an echo server for each backend of the configuration");
@@ -117,26 +106,12 @@ impl Stage {
             world.add_backend_at(host, &greeting)?;
             println!("      {address} answers `{greeting} hello`");
         }
-        let draw = if example.mentions("useSourceIp: true")? {
-            Draw::EachClient
-        } else {
-            Draw::EachConnection
-        };
+        let draw = if example.mentions("useSourceIp: true")? { Draw::EachClient } else { Draw::EachConnection };
         if draw == Draw::EachClient {
-            step(&format!(
-                "giving the client {CLIENTS} addresses, because the example hashes them"
-            ));
+            step(&format!("giving the client {CLIENTS} addresses, because the example hashes them"));
             world.many_clients(CLIENTS)?;
         }
-        Ok(Stage {
-            held: Vec::new(),
-            draw,
-            agent,
-            example,
-            rules,
-            world,
-            revision,
-        })
+        Ok(Stage { held: Vec::new(), draw, agent, example, rules, world, revision })
     }
 
     fn play(&mut self, args: &Args) -> Result<()> {
@@ -146,12 +121,7 @@ impl Stage {
         for rule in &self.rules {
             self.held.push(long_connection(&self.world, rule.address)?);
         }
-        let long = self
-            .held
-            .iter()
-            .map(|held| held.first["greetings"].to_string())
-            .collect::<Vec<_>>()
-            .join(", ");
+        let long = self.held.iter().map(|held| held.first["greetings"].to_string()).collect::<Vec<_>>().join(", ");
         println!("      answered by {long}");
         self.measure(args)?;
         if written.len() > 1 {
@@ -162,10 +132,7 @@ impl Stage {
             let last = held.stop()?;
             ensure!(last["broken"] == 0, "the long connection broke: {last}");
             ensure!(last["moved"] == 0, "the long connection moved: {last}");
-            println!(
-                "      never broke, never moved: {} echoes, all by {}",
-                last["echoes"], last["greetings"]
-            );
+            println!("      never broke, never moved: {} echoes, all by {}", last["echoes"], last["greetings"]);
         }
         Ok(())
     }
@@ -174,17 +141,11 @@ impl Stage {
     fn shift(&mut self, args: &Args, written: &[u64]) -> Result<()> {
         let whole: u64 = written.iter().sum();
         let even = vec![whole.div_ceil(written.len() as u64).max(1); written.len()];
-        step(&format!(
-            "changing the weights in the file: {written:?} -> {even:?}"
-        ));
+        step(&format!("changing the weights in the file: {written:?} -> {even:?}"));
         let began = Instant::now();
         self.example.set_weights(&even)?;
         self.revision = self.agent.wait_applied(self.revision + 1)?;
-        println!(
-            "      revision {} in force after {} ms",
-            self.revision,
-            began.elapsed().as_millis()
-        );
+        println!("      revision {} in force after {} ms", self.revision, began.elapsed().as_millis());
         self.rules = shares::rules(&self.agent.status()?)?;
         self.compare_weights(&even)?;
         self.measure(args)
@@ -192,11 +153,8 @@ impl Stage {
 
     /// The agent must have read what is written; the rest of the demonstration relies on it.
     fn compare_weights(&self, written: &[u64]) -> Result<()> {
-        let mut told: Vec<u64> = self
-            .rules
-            .iter()
-            .flat_map(|rule| rule.destinations.iter().map(|it| it.weight))
-            .collect();
+        let mut told: Vec<u64> =
+            self.rules.iter().flat_map(|rule| rule.destinations.iter().map(|it| it.weight)).collect();
         let mut written = written.to_vec();
         told.sort_unstable();
         written.sort_unstable();
@@ -216,9 +174,7 @@ impl Stage {
             step(&format!("{count} connections to {}", rule.address));
             let before = self.accepted()?;
             let (to, count) = (rule.address.to_string(), count.to_string());
-            let told = self
-                .world
-                .run_client(&["sequence", "--to", &to, "--count", &count])?;
+            let told = self.world.run_client(&["sequence", "--to", &to, "--count", &count])?;
             let after = self.accepted()?;
             let shares = Shares::new(&rule, &told, |host| after[host] - before[host]);
             shares.print();
@@ -232,22 +188,13 @@ impl Stage {
         let mut counts = vec![0; 256];
         for backend in &mut self.world.backends {
             let host = usize::from(backend.v4.octets()[3]);
-            counts[host] = backend.report()?["accepted"]
-                .as_u64()
-                .context("a server's report has no count")?;
+            counts[host] = backend.report()?["accepted"].as_u64().context("a server's report has no count")?;
         }
         Ok(counts)
     }
 
     fn keep(self) -> Result<()> {
-        let Stage {
-            held,
-            agent,
-            example,
-            rules,
-            world,
-            ..
-        } = self;
+        let Stage { held, agent, example, rules, world, .. } = self;
         drop(held);
         agent.leave_running();
         let (client, lb) = (world.client.path(), world.lb.path());
@@ -262,16 +209,9 @@ impl Stage {
                 rule.address
             );
         }
-        println!(
-            "or start any program of yours with `nsenter --net={} PROGRAM`.",
-            client.display()
-        );
+        println!("or start any program of yours with `nsenter --net={} PROGRAM`.", client.display());
         println!("Change the configuration under {}", example.dir().display());
-        println!(
-            "Ask the agent:\n  nsenter --net={} {} status",
-            lb.display(),
-            meltemi.display()
-        );
+        println!("Ask the agent:\n  nsenter --net={} {} status", lb.display(), meltemi.display());
         println!("Remove it:\n  {} world-remove {id}", demo.display());
         Ok(())
     }
@@ -293,14 +233,9 @@ fn long_connection(world: &World, to: SocketAddr) -> Result<Helper> {
 fn reachable(listener: &str, family: Family) -> Option<SocketAddr> {
     let digits_from = listener.rfind(':')? + 1;
     let rest = &listener[digits_from..];
-    let digits = rest
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(rest.len());
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
     let port: u16 = rest[..digits].parse().ok()?;
-    let own = listener[..digits_from - 1]
-        .trim_matches(['[', ']'])
-        .parse::<IpAddr>()
-        .ok();
+    let own = listener[..digits_from - 1].trim_matches(['[', ']']).parse::<IpAddr>().ok();
     let own = own.filter(|ip| !ip.is_unspecified());
     let default = match family {
         Family::V4 => IpAddr::from(LB_V4),
@@ -326,10 +261,7 @@ mod tests {
         let v4 = |listener| reachable(listener, Family::V4).map(|address| address.to_string());
         assert_eq!(v4("10.0.0.1:31400").as_deref(), Some("10.0.0.1:31400"));
         assert_eq!(v4("0.0.0.0:31400").as_deref(), Some("10.0.0.1:31400"));
-        assert_eq!(
-            v4("default/gateway:31400/TCP").as_deref(),
-            Some("10.0.0.1:31400")
-        );
+        assert_eq!(v4("default/gateway:31400/TCP").as_deref(), Some("10.0.0.1:31400"));
         assert_eq!(v4("[fd00::1]:80").as_deref(), Some("[fd00::1]:80"));
         assert_eq!(v4("*:80").as_deref(), Some("10.0.0.1:80"));
         assert_eq!(v4("nothing"), None);

@@ -98,9 +98,7 @@ impl Line {
     fn echo(&mut self, text: &str) -> io::Result<String> {
         self.stream.write_all(format!("{text}\n").as_bytes())?;
         let answer = self.read_line()?;
-        let greeting = answer
-            .strip_suffix(text)
-            .map(|rest| rest.trim_end().to_owned());
+        let greeting = answer.strip_suffix(text).map(|rest| rest.trim_end().to_owned());
         greeting.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an echo"))
     }
 
@@ -123,8 +121,7 @@ pub fn sequence(to: SocketAddr, count: u32, limit: Duration, ports: Ports) {
     let mut tally = Tally::default();
     for _ in 0..count {
         let began = Instant::now();
-        let outcome = Line::open(to, limit)
-            .and_then(|mut line| Ok((line.local_port()?, line.echo("hello")?)));
+        let outcome = Line::open(to, limit).and_then(|mut line| Ok((line.local_port()?, line.echo("hello")?)));
         tally.add(outcome, began.elapsed(), ports);
     }
     tally.tell(started);
@@ -145,8 +142,7 @@ pub fn at_once(to: SocketAddr, count: u32, limit: Duration, ports: Ports) -> Res
                 let began = Instant::now();
                 let line = Line::open(to, limit);
                 all_open.wait();
-                let outcome =
-                    line.and_then(|mut line| Ok((line.local_port()?, line.echo("hello")?)));
+                let outcome = line.and_then(|mut line| Ok((line.local_port()?, line.echo("hello")?)));
                 if let Ok(mut tally) = tally.lock() {
                     tally.add(outcome, began.elapsed(), ports);
                 }
@@ -192,10 +188,7 @@ pub fn hold(to: SocketAddr, count: u32, pace: Duration, limit: Duration) -> Resu
                 }
             })
         };
-        thread::Builder::new()
-            .stack_size(STACK)
-            .spawn(body)
-            .context("cannot start a thread for each connection")?;
+        thread::Builder::new().stack_size(STACK).spawn(body).context("cannot start a thread for each connection")?;
     }
     all_open.wait();
     let report = || {
@@ -222,8 +215,7 @@ fn hold_one(
     all_open: &Barrier,
     note: impl Fn(&mut dyn FnMut(&mut Held)),
 ) {
-    let opened = Line::open(to, limit)
-        .and_then(|mut line| Ok((line.echo("hello")?, line.local_port()?, line)));
+    let opened = Line::open(to, limit).and_then(|mut line| Ok((line.echo("hello")?, line.local_port()?, line)));
     let mut line = match opened {
         Ok((greeting, port, line)) => {
             note(&mut |held| {
@@ -297,12 +289,7 @@ pub fn bulk(to: SocketAddr, bytes: u64, direction: Direction, limit: Duration) {
     });
 }
 
-fn transfer(
-    to: SocketAddr,
-    bytes: u64,
-    direction: Direction,
-    limit: Duration,
-) -> io::Result<(String, String)> {
+fn transfer(to: SocketAddr, bytes: u64, direction: Direction, limit: Duration) -> io::Result<(String, String)> {
     let mut line = Line::open(to, limit)?;
     let here = match direction {
         Direction::Up => {

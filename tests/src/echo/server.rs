@@ -33,16 +33,12 @@ struct Counts {
 /// # Errors
 /// When the address cannot be bound.
 pub fn serve(listen: SocketAddr, greeting: &str) -> Result<()> {
-    let listener =
-        TcpListener::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
+    let listener = TcpListener::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
     let counts = Arc::new(Counts::default());
     // Two acceptors: std's accept queue holds 128, and a thousand clients come within milliseconds.
     for _ in 0..2 {
-        let (listener, counts, greeting) =
-            (listener.try_clone()?, counts.clone(), greeting.to_owned());
-        thread::Builder::new()
-            .stack_size(STACK)
-            .spawn(move || accept(&listener, &counts, &greeting))?;
+        let (listener, counts, greeting) = (listener.try_clone()?, counts.clone(), greeting.to_owned());
+        thread::Builder::new().stack_size(STACK).spawn(move || accept(&listener, &counts, &greeting))?;
     }
     tell(&json!({ "listening": listener.local_addr()?.to_string() }));
     for line in io::stdin().lock().lines() {
@@ -58,11 +54,7 @@ pub fn serve(listen: SocketAddr, greeting: &str) -> Result<()> {
 }
 
 fn report(counts: &Counts) {
-    let clients = counts
-        .clients
-        .lock()
-        .map(|clients| clients.clone())
-        .unwrap_or_default();
+    let clients = counts.clients.lock().map(|clients| clients.clone()).unwrap_or_default();
     let load = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
     tell(
         &json!({ "accepted": load(&counts.accepted), "open": load(&counts.open), "lines": load(&counts.lines), "clients": clients }),
@@ -73,9 +65,7 @@ fn accept(listener: &TcpListener, counts: &Arc<Counts>, greeting: &str) {
     for stream in listener.incoming().flatten() {
         counts.accepted.fetch_add(1, Ordering::SeqCst);
         if let (Ok(peer), Ok(mut clients)) = (stream.peer_addr(), counts.clients.lock()) {
-            *clients
-                .entry(peer.ip().to_canonical().to_string())
-                .or_default() += 1;
+            *clients.entry(peer.ip().to_canonical().to_string()).or_default() += 1;
         }
         let (counts, greeting) = (counts.clone(), greeting.to_owned());
         // Where no thread is to be had the connection is closed by dropping it, and the client sees that.
@@ -100,10 +90,7 @@ fn converse(stream: TcpStream, counts: &Counts, greeting: &str) -> io::Result<()
         }
         counts.lines.fetch_add(1, Ordering::SeqCst);
         let text = line.trim_end();
-        match text
-            .split_once(' ')
-            .and_then(|(verb, count)| Some((verb, count.parse().ok()?)))
-        {
+        match text.split_once(' ').and_then(|(verb, count)| Some((verb, count.parse().ok()?))) {
             Some(("SINK", count)) => {
                 let hash = receive_bulk(&mut from, count)?;
                 writeln!(to, "{hash:016x}")?;

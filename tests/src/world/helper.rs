@@ -33,13 +33,8 @@ impl Helper {
     /// When it does not start or does not become ready.
     pub fn start(netns: &Netns, args: &[&str]) -> Result<Helper> {
         let mut command = netns.command(helper_program()?);
-        command
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .context("cannot start nsenter (Debian package util-linux)")?;
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().context("cannot start nsenter (Debian package util-linux)")?;
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().context("no stdout")?;
         let (sender, answers) = mpsc::channel();
@@ -51,15 +46,8 @@ impl Helper {
                 }
             }
         });
-        let mut helper = Helper {
-            child,
-            stdin,
-            answers,
-            first: Value::Null,
-        };
-        helper.first = helper
-            .answer()
-            .with_context(|| format!("`{}` in {}", args.join(" "), netns.name()))?;
+        let mut helper = Helper { child, stdin, answers, first: Value::Null };
+        helper.first = helper.answer().with_context(|| format!("`{}` in {}", args.join(" "), netns.name()))?;
         Ok(helper)
     }
 
@@ -110,9 +98,7 @@ impl Helper {
 
     fn tell(&mut self, line: &str) -> Result<()> {
         let stdin = self.stdin.as_mut().context("already stopped")?;
-        writeln!(stdin, "{line}")
-            .and_then(|()| stdin.flush())
-            .context("the process has ended")
+        writeln!(stdin, "{line}").and_then(|()| stdin.flush()).context("the process has ended")
     }
 
     fn answer(&mut self) -> Result<Value> {

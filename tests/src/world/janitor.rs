@@ -101,27 +101,20 @@ pub(super) fn directory(id: &str) -> PathBuf {
 fn namespaces(id: &str) -> Vec<String> {
     let prefix = format!("{PREFIX}{id}-");
     let entries = fs::read_dir("/run/netns").into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name.starts_with(&prefix))
-        .collect()
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.starts_with(&prefix)).collect()
 }
 
 /// Every process inside a namespace of ours was started for it.
 fn end_processes(namespace: &str) -> Result<()> {
     let inside = || run(Command::new("ip").args(["netns", "pids", namespace]));
-    poll::until(
-        Duration::from_secs(10),
-        "the end of a world's processes",
-        || {
-            let pids = inside()?;
-            for pid in pids.split_whitespace() {
-                // It may have ended meanwhile; the next look tells.
-                let _ = run(Command::new("sh").args(["-c", "kill -KILL \"$1\"", "sh", pid]));
-            }
-            Ok(pids.trim().is_empty().then_some(()))
-        },
-    )
+    poll::until(Duration::from_secs(10), "the end of a world's processes", || {
+        let pids = inside()?;
+        for pid in pids.split_whitespace() {
+            // It may have ended meanwhile; the next look tells.
+            let _ = run(Command::new("sh").args(["-c", "kill -KILL \"$1\"", "sh", pid]));
+        }
+        Ok(pids.trim().is_empty().then_some(()))
+    })
 }
 
 fn remove_dir(dir: &Path) -> Result<()> {

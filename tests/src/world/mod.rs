@@ -83,12 +83,7 @@ pub struct Options {
 impl Default for Options {
     /// Backends `one` and `two` as in Istio's sample, offloads as created, `gro on`, MTU 1500.
     fn default() -> Self {
-        Options {
-            backends: vec!["one".into(), "two".into()],
-            offload: Offload::AsCreated,
-            gro: Gro::On,
-            mtu: 1500,
-        }
+        Options { backends: vec!["one".into(), "two".into()], offload: Offload::AsCreated, gro: Gro::On, mtu: 1500 }
     }
 }
 
@@ -116,10 +111,7 @@ impl Backend {
     /// # Errors
     /// When the server is stopped or does not answer.
     pub fn report(&mut self) -> Result<serde_json::Value> {
-        self.server
-            .as_mut()
-            .context("the server is stopped")?
-            .ask("report")
+        self.server.as_mut().context("the server is stopped")?.ask("report")
     }
 }
 
@@ -146,11 +138,7 @@ impl World {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         require_root()?;
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = format!(
-            "{:x}{:x}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
+        let id = format!("{:x}{:x}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let janitor = Janitor::start(&id)?;
         // From here on the janitor cleans up, also where one of the next lines fails.
         let made = || -> Result<_> {
@@ -167,16 +155,7 @@ impl World {
             }
         };
         let backends = Vec::new();
-        let mut world = World {
-            id,
-            options,
-            client,
-            lb,
-            net,
-            backends,
-            janitor,
-            _turn: turn,
-        };
+        let mut world = World { id, options, client, lb, net, backends, janitor, _turn: turn };
         world.join()?;
         for greeting in world.options.backends.clone() {
             world.add_backend(&greeting)?;
@@ -234,10 +213,7 @@ impl World {
     /// When a command fails or the server does not start.
     pub fn add_backend(&mut self, greeting: &str) -> Result<()> {
         let host = self.backends.len() + 2;
-        self.add_backend_at(
-            u8::try_from(host).context("no more than 253 backends")?,
-            greeting,
-        )
+        self.add_backend_at(u8::try_from(host).context("no more than 253 backends")?, greeting)
     }
 
     /// Adds the backend 10.1.0.`host` and fd00:1::`host`, and starts its echo server.
@@ -249,16 +225,10 @@ impl World {
         let (number, mtu) = (host - 1, self.options.mtu);
         let netns = Netns::create(format!("{PREFIX}{}-b{number}", self.id))?;
         self.net.ip(&[
-            format!(
-                "link add v{number} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}",
-                netns.name()
-            ),
+            format!("link add v{number} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}", netns.name()),
             format!("link set v{number} master br0 up"),
         ])?;
-        let (v4, v6) = (
-            Ipv4Addr::new(10, 1, 0, host),
-            Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, host.into()),
-        );
+        let (v4, v6) = (Ipv4Addr::new(10, 1, 0, host), Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, host.into()));
         netns.ip(&[
             format!("address add {v4}/24 dev eth0"),
             format!("address add {v6}/64 dev eth0 nodad"),
@@ -269,17 +239,8 @@ impl World {
         self.shape_end(&netns)?;
         poll_ready(&netns)?;
         let listen = format!("[::]:{ECHO_PORT}");
-        let server = Helper::start(
-            &netns,
-            &["world-server", "--greeting", greeting, "--listen", &listen],
-        )?;
-        self.backends.push(Backend {
-            netns,
-            greeting: greeting.into(),
-            v4,
-            v6,
-            server: Some(server),
-        });
+        let server = Helper::start(&netns, &["world-server", "--greeting", greeting, "--listen", &listen])?;
+        self.backends.push(Backend { netns, greeting: greeting.into(), v4, v6, server: Some(server) });
         Ok(())
     }
 
@@ -290,13 +251,7 @@ impl World {
     pub fn restart_backend(&mut self, index: usize) -> Result<()> {
         let backend = &mut self.backends[index];
         let listen = format!("[::]:{ECHO_PORT}");
-        let args = [
-            "world-server",
-            "--greeting",
-            &backend.greeting,
-            "--listen",
-            &listen,
-        ];
+        let args = ["world-server", "--greeting", &backend.greeting, "--listen", &listen];
         backend.server = Some(Helper::start(&backend.netns, &args)?);
         Ok(())
     }
@@ -306,10 +261,7 @@ impl World {
     /// # Errors
     /// When the kernel refuses.
     pub fn forward_by_kernel(&self) -> Result<()> {
-        self.lb.sysctl(&[
-            ("net.ipv4.ip_forward", "1"),
-            ("net.ipv6.conf.all.forwarding", "1"),
-        ])
+        self.lb.sysctl(&[("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")])
     }
 
     /// Gives the client `count` more IPv4 addresses, 10.0.0.10 and up, which its connections to the outside take in
@@ -323,13 +275,9 @@ impl World {
         let lines = (0..count).map(|number| format!("address add {}/32 dev eth0", address(number)));
         self.client.ip(&lines.collect::<Vec<_>>())?;
         let map = (0..count).map(|number| format!("{number} : {}", address(number)));
-        let rule = format!(
-            "snat to numgen inc mod {count} map {{ {} }}",
-            map.collect::<Vec<_>>().join(", ")
-        );
+        let rule = format!("snat to numgen inc mod {count} map {{ {} }}", map.collect::<Vec<_>>().join(", "));
         let chain = "type nat hook postrouting priority srcnat";
-        let table =
-            format!("table ip many {{ chain out {{ {chain}; ip saddr {CLIENT_V4} {rule}; }}; }}");
+        let table = format!("table ip many {{ chain out {{ {chain}; ip saddr {CLIENT_V4} {rule}; }}; }}");
         self.client.output("nft", &[&table]).map(|_| ())
     }
 
@@ -348,24 +296,8 @@ impl World {
     /// # Errors
     /// When the client does not start.
     pub fn hold(&self, to: SocketAddr, count: u32, pace: Duration) -> Result<Helper> {
-        let (to, count, pace) = (
-            to.to_string(),
-            count.to_string(),
-            pace.as_millis().to_string(),
-        );
-        Helper::start(
-            &self.client,
-            &[
-                "world-client",
-                "hold",
-                "--to",
-                &to,
-                "--count",
-                &count,
-                "--every",
-                &pace,
-            ],
-        )
+        let (to, count, pace) = (to.to_string(), count.to_string(), pace.as_millis().to_string());
+        Helper::start(&self.client, &["world-client", "hold", "--to", &to, "--count", &count, "--every", &pace])
     }
 
     /// Wrong TCP checksums seen so far by the client and all backends together.
@@ -373,18 +305,14 @@ impl World {
     /// # Errors
     /// When a namespace cannot be read.
     pub fn checksum_errors(&self) -> Result<u64> {
-        let ends =
-            std::iter::once(&self.client).chain(self.backends.iter().map(|backend| &backend.netns));
+        let ends = std::iter::once(&self.client).chain(self.backends.iter().map(|backend| &backend.netns));
         ends.map(|netns| netns.counter("Tcp", "InCsumErrors")).sum()
     }
 
     fn join(&self) -> Result<()> {
         let mtu = self.options.mtu;
         let veth = |name: &str, peer: &str, netns: &Netns| {
-            format!(
-                "link add {name} mtu {mtu} type veth peer name {peer} mtu {mtu} netns {}",
-                netns.name()
-            )
+            format!("link add {name} mtu {mtu} type veth peer name {peer} mtu {mtu} netns {}", netns.name())
         };
         self.lb.ip(&[
             veth(CLIENT_SIDE, "eth0", &self.client),
@@ -398,9 +326,7 @@ impl World {
         ])?;
         self.net.ip(&[
             // Without snooping, neighbour solicitations reach a new backend at once.
-            format!(
-                "link add br0 mtu {mtu} type bridge mcast_snooping 0 stp_state 0 forward_delay 0"
-            ),
+            format!("link add br0 mtu {mtu} type bridge mcast_snooping 0 stp_state 0 forward_delay 0"),
             "link set up0 master br0 up".into(),
             "link set br0 up".into(),
         ])?;
@@ -412,12 +338,9 @@ impl World {
             format!("route add default via {LB_V6}"),
         ])?;
         // Room for tens of thousands of connections in sequence, each of which stays in TIME_WAIT for a minute.
-        self.client
-            .sysctl(&[("net.ipv4.ip_local_port_range", "1024 65000")])?;
-        let loose = ["all", "default", CLIENT_SIDE, BACK_SIDE]
-            .map(|scope| format!("net.ipv4.conf.{scope}.rp_filter"));
-        self.lb
-            .sysctl(&loose.each_ref().map(|key| (key.as_str(), "0")))?;
+        self.client.sysctl(&[("net.ipv4.ip_local_port_range", "1024 65000")])?;
+        let loose = ["all", "default", CLIENT_SIDE, BACK_SIDE].map(|scope| format!("net.ipv4.conf.{scope}.rp_filter"));
+        self.lb.sysctl(&loose.each_ref().map(|key| (key.as_str(), "0")))?;
         self.shape_end(&self.client)?;
         if self.options.gro == Gro::On {
             self.net.feature("up0", "gro", "on")?;
@@ -443,9 +366,7 @@ impl World {
 
     fn wait_ready(&self) -> Result<()> {
         let own = [&self.client, &self.lb, &self.net];
-        own.into_iter()
-            .chain(self.backends.iter().map(|backend| &backend.netns))
-            .try_for_each(poll_ready)
+        own.into_iter().chain(self.backends.iter().map(|backend| &backend.netns)).try_for_each(poll_ready)
     }
 }
 
@@ -492,16 +413,7 @@ pub fn require_root() -> Result<()> {
 /// When it is not there.
 pub fn helper_program() -> Result<PathBuf> {
     let here = std::env::current_exe().context("cannot tell where this program is")?;
-    let places = here
-        .ancestors()
-        .skip(1)
-        .take(2)
-        .map(|dir| dir.join("meltemi-demo"));
+    let places = here.ancestors().skip(1).take(2).map(|dir| dir.join("meltemi-demo"));
     let found = places.into_iter().find(|path| Path::new(path).is_file());
-    found.with_context(|| {
-        format!(
-            "no meltemi-demo beside {}: run `cargo xtask build`",
-            here.display()
-        )
-    })
+    found.with_context(|| format!("no meltemi-demo beside {}: run `cargo xtask build`", here.display()))
 }

@@ -40,9 +40,7 @@ impl Netns {
     #[must_use]
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net={}", self.path().display()))
-            .arg(program);
+        command.arg(format!("--net={}", self.path().display())).arg(program);
         command
     }
 
@@ -51,10 +49,7 @@ impl Netns {
     /// # Errors
     /// The first line that fails, with what `ip` said.
     pub fn ip<S: AsRef<str>>(&self, lines: &[S]) -> Result<()> {
-        let text = lines
-            .iter()
-            .map(|line| format!("{}\n", line.as_ref()))
-            .collect::<String>();
+        let text = lines.iter().map(|line| format!("{}\n", line.as_ref())).collect::<String>();
         let mut child = Command::new("ip")
             .args(["-n", &self.name, "-batch", "-"])
             .stdin(Stdio::piped())
@@ -67,11 +62,7 @@ impl Netns {
         }
         let output = child.wait_with_output()?;
         if !output.status.success() {
-            bail!(
-                "ip in {}: {}\nlines were:\n{text}",
-                self.name,
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
+            bail!("ip in {}: {}\nlines were:\n{text}", self.name, String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(())
     }
@@ -93,18 +84,14 @@ impl Netns {
         let script = "set -e; while [ $# -gt 0 ]; do printf %s \"$2\" > \"$1\"; shift 2; done";
         let mut args = vec!["-c".to_owned(), script.into(), "sh".into()];
         for (key, value) in values {
-            args.extend([
-                format!("/proc/sys/{}", key.replace('.', "/")),
-                (*value).to_owned(),
-            ]);
+            args.extend([format!("/proc/sys/{}", key.replace('.', "/")), (*value).to_owned()]);
         }
         run(self.command("sh").args(args)).map(|_| ())
     }
 
     /// `ethtool -K DEVICE FEATURE on|off`.
     pub(super) fn feature(&self, device: &str, feature: &str, value: &str) -> Result<()> {
-        self.output("ethtool", &["-K", device, feature, value])
-            .map(|_| ())
+        self.output("ethtool", &["-K", device, feature, value]).map(|_| ())
     }
 
     /// A counter of /proc/net/snmp, for instance ("Tcp", "InCsumErrors"). IPv6 counts TCP in the same place.
@@ -113,9 +100,7 @@ impl Netns {
     /// When the kernel does not have it.
     pub fn counter(&self, protocol: &str, name: &str) -> Result<u64> {
         let text = self.output("cat", &["/proc/net/snmp", "/proc/net/netstat"])?;
-        let mut lines = text
-            .lines()
-            .filter_map(|line| line.strip_prefix(protocol)?.strip_prefix(':'));
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(protocol)?.strip_prefix(':'));
         while let (Some(names), Some(values)) = (lines.next(), lines.next()) {
             let at = names.split_whitespace().position(|word| word == name);
             if let Some(value) = at.and_then(|at| values.split_whitespace().nth(at)) {
@@ -128,9 +113,7 @@ impl Netns {
     /// Why links or addresses cannot be used yet, or `None` where all can.
     pub(super) fn not_ready(&self) -> Result<Option<String>> {
         let links = run(Command::new("ip").args(["-n", &self.name, "-o", "link"]))?;
-        let down = links
-            .lines()
-            .find(|line| !line.contains("LOOPBACK") && !line.contains("state UP"));
+        let down = links.lines().find(|line| !line.contains("LOOPBACK") && !line.contains("state UP"));
         let addresses = run(Command::new("ip").args(["-n", &self.name, "-o", "-6", "address"]))?;
         let tentative = addresses.lines().find(|line| line.contains("tentative"));
         Ok(down.or(tentative).map(str::to_owned))
@@ -140,21 +123,10 @@ impl Netns {
 /// Runs a command to its end and gives its standard output.
 pub(super) fn run(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let args = command
-        .get_args()
-        .map(|arg| arg.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ");
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot start {name}"))?;
+    let args = command.get_args().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {name}"))?;
     if !output.status.success() {
-        bail!(
-            "{name} {args}: {}: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("{name} {args}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

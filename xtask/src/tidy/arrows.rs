@@ -22,17 +22,7 @@ const ROOMS: [(&str, Option<&[&str]>); 11] = [
 const PURE: [&str; 5] = ["spec", "model", "compile", "image", "plan"];
 
 /// What pure rooms do without.
-const IMPURE: [&str; 9] = [
-    "tokio",
-    "aya",
-    "kube",
-    "hyper",
-    "Instant",
-    "SystemTime",
-    "fs",
-    "env",
-    "process",
-];
+const IMPURE: [&str; 9] = ["tokio", "aya", "kube", "hyper", "Instant", "SystemTime", "fs", "env", "process"];
 
 /// Crates that lb-ebpf may name.
 const KERNEL_CRATES: [&str; 5] = ["core", "lb_common", "aya_ebpf", "network_types", "zerocopy"];
@@ -63,9 +53,7 @@ fn userspace(source: &Source, code: &str, path: &str) -> Vec<Finding> {
     }
     let mut findings = Vec::new();
     let Some((_, allowed)) = ROOMS.iter().find(|(room, _)| *room == own) else {
-        let text = format!(
-            "{own} is no room of ARCHITECTURE.md; draw its arrows there and in xtask's tidy/arrows.rs"
-        );
+        let text = format!("{own} is no room of ARCHITECTURE.md; draw its arrows there and in xtask's tidy/arrows.rs");
         return vec![Finding::error(&source.name, 1, text)];
     };
     for (room, at) in imports(code) {
@@ -80,8 +68,7 @@ fn userspace(source: &Source, code: &str, path: &str) -> Vec<Finding> {
         let paths = IMPURE.map(|name| format!("{own} is pure: no {name}"));
         for (name, text) in IMPURE.iter().zip(paths) {
             findings.extend(
-                named_paths(code, name)
-                    .map(|at| Finding::error(&source.name, line_of(code, at), text.clone())),
+                named_paths(code, name).map(|at| Finding::error(&source.name, line_of(code, at), text.clone())),
             );
         }
     }
@@ -92,11 +79,8 @@ fn kernel(source: &Source, code: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     for at in words(code, "use") {
         let path = code[at + 3..].trim_start();
-        let first = &path[..path
-            .find(|c: char| !c.is_alphanumeric() && c != '_')
-            .unwrap_or(path.len())];
-        let local = ["crate", "super", "self", ""].contains(&first)
-            || code.contains(&format!("mod {first};"));
+        let first = &path[..path.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(path.len())];
+        let local = ["crate", "super", "self", ""].contains(&first) || code.contains(&format!("mod {first};"));
         if !local && !KERNEL_CRATES.contains(&first) {
             let text = format!("lb-ebpf may not import {first}");
             findings.push(Finding::error(&source.name, line_of(code, at), text));
@@ -107,8 +91,7 @@ fn kernel(source: &Source, code: &str) -> Vec<Finding> {
 
 fn forbidden(source: &Source, code: &str, names: &[&str], text: &str) -> Vec<Finding> {
     let hits = names.iter().flat_map(|name| named_paths(code, name));
-    hits.map(|at| Finding::error(&source.name, line_of(code, at), text))
-        .collect()
+    hits.map(|at| Finding::error(&source.name, line_of(code, at), text)).collect()
 }
 
 /// Places where `NAME::` or `use NAME` or `::NAME` stands, so that a field or variable of that name is no hit.
@@ -116,12 +99,9 @@ fn named_paths<'a>(code: &'a str, name: &'a str) -> impl Iterator<Item = usize> 
     words(code, name).filter(move |at| {
         let before = code[..*at].trim_end();
         // A path of our own, `crate::model::env`, is no hit either.
-        let ours = before.ends_with("crate::")
-            || before.ends_with("self::")
-            || before.ends_with("super::");
-        let in_path = code[at + name.len()..].starts_with("::")
-            || before.ends_with("std::")
-            || before.ends_with("time::");
+        let ours = before.ends_with("crate::") || before.ends_with("self::") || before.ends_with("super::");
+        let in_path =
+            code[at + name.len()..].starts_with("::") || before.ends_with("std::") || before.ends_with("time::");
         in_path && !ours
     })
 }
@@ -130,9 +110,7 @@ fn named_paths<'a>(code: &'a str, name: &'a str) -> impl Iterator<Item = usize> 
 fn imports(code: &str) -> Vec<(String, usize)> {
     let name_at = |at: usize| {
         let rest = &code[at..];
-        let end = rest
-            .find(|c: char| !c.is_alphanumeric() && c != '_')
-            .unwrap_or(rest.len());
+        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
         (rest[..end].to_owned(), at)
     };
     let mut found = Vec::new();
@@ -168,54 +146,22 @@ mod tests {
     use super::*;
 
     fn found(name: &str, text: &str) -> Vec<String> {
-        check(&Source::new(name, text.to_owned()))
-            .into_iter()
-            .map(|finding| finding.text)
-            .collect()
+        check(&Source::new(name, text.to_owned())).into_iter().map(|finding| finding.text).collect()
     }
 
     #[test]
     fn arrows_lead_one_way() {
         assert_eq!(
-            found(
-                "lb-userspace/src/compile/mod.rs",
-                "use crate::model::Model;\nuse crate::image::Image;\n"
-            )
-            .len(),
+            found("lb-userspace/src/compile/mod.rs", "use crate::model::Model;\nuse crate::image::Image;\n").len(),
             0
         );
+        assert_eq!(found("lb-userspace/src/model/mod.rs", "use crate::compile::Ids;\n").len(), 1);
         assert_eq!(
-            found(
-                "lb-userspace/src/model/mod.rs",
-                "use crate::compile::Ids;\n"
-            )
-            .len(),
+            found("lb-userspace/src/model/mod.rs", "use crate::{\n    spec::{self, Gateway},\n    plan,\n};\n").len(),
             1
         );
-        assert_eq!(
-            found(
-                "lb-userspace/src/model/mod.rs",
-                "use crate::{\n    spec::{self, Gateway},\n    plan,\n};\n"
-            )
-            .len(),
-            1
-        );
-        assert_eq!(
-            found(
-                "lb-userspace/src/observe/mod.rs",
-                "fn f() { crate::agent::run() }\n"
-            )
-            .len(),
-            1
-        );
-        assert_eq!(
-            found(
-                "lb-userspace/src/agent.rs",
-                "use crate::{plan, dataplane};\n"
-            )
-            .len(),
-            0
-        );
+        assert_eq!(found("lb-userspace/src/observe/mod.rs", "fn f() { crate::agent::run() }\n").len(), 1);
+        assert_eq!(found("lb-userspace/src/agent.rs", "use crate::{plan, dataplane};\n").len(), 0);
         assert_eq!(found("lb-userspace/src/attic.rs", "").len(), 1);
     }
 
@@ -227,46 +173,15 @@ mod tests {
 
     #[test]
     fn pure_rooms_do_no_io() {
-        assert_eq!(
-            found(
-                "lb-userspace/src/plan.rs",
-                "use std::time::Instant;\nuse std::fs;\nlet env = 1;\n"
-            )
-            .len(),
-            2
-        );
-        assert_eq!(
-            found(
-                "lb-userspace/src/plan.rs",
-                "use aya::maps::HashMap;\n// tokio::spawn\n"
-            )
-            .len(),
-            1
-        );
-        assert_eq!(
-            found(
-                "lb-userspace/src/dataplane/kernel.rs",
-                "use aya::maps::HashMap;\n"
-            )
-            .len(),
-            0
-        );
+        assert_eq!(found("lb-userspace/src/plan.rs", "use std::time::Instant;\nuse std::fs;\nlet env = 1;\n").len(), 2);
+        assert_eq!(found("lb-userspace/src/plan.rs", "use aya::maps::HashMap;\n// tokio::spawn\n").len(), 1);
+        assert_eq!(found("lb-userspace/src/dataplane/kernel.rs", "use aya::maps::HashMap;\n").len(), 0);
     }
 
     #[test]
     fn the_kernel_side_imports_little() {
-        assert_eq!(
-            found(
-                "lb-ebpf/src/main.rs",
-                "mod ctx;\nuse ctx::Frame;\nuse aya_ebpf::macros::xdp;\n"
-            )
-            .len(),
-            0
-        );
+        assert_eq!(found("lb-ebpf/src/main.rs", "mod ctx;\nuse ctx::Frame;\nuse aya_ebpf::macros::xdp;\n").len(), 0);
         assert_eq!(found("lb-ebpf/src/main.rs", "use libc::c_int;\n").len(), 1);
-        assert_eq!(
-            found("lb-common/src/decide.rs", "use std::net::Ipv4Addr;\n").len(),
-            1
-        );
+        assert_eq!(found("lb-common/src/decide.rs", "use std::net::Ipv4Addr;\n").len(), 1);
     }
 }

@@ -12,11 +12,7 @@ pub(super) struct Source {
 impl Source {
     pub fn new(name: impl Into<String>, text: String) -> Source {
         let code = blank(&text);
-        Source {
-            name: name.into(),
-            text,
-            code,
-        }
+        Source { name: name.into(), text, code }
     }
 
     /// The part before the unit tests, which stand last and may know more than the code.
@@ -24,9 +20,7 @@ impl Source {
         if self.name.ends_with("/tests.rs") || self.name.ends_with("_tests.rs") {
             return "";
         }
-        self.code
-            .find("#[cfg(test)]")
-            .map_or(&self.code, |at| &self.code[..at])
+        self.code.find("#[cfg(test)]").map_or(&self.code, |at| &self.code[..at])
     }
 }
 
@@ -38,13 +32,11 @@ pub(super) fn line_of(text: &str, at: usize) -> usize {
 /// Byte positions of a whole word.
 pub(super) fn words<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
     let part_of_word = |c: char| c.is_alphanumeric() || c == '_';
-    code.match_indices(word)
-        .map(|(at, _)| at)
-        .filter(move |at| {
-            let before = code[..*at].chars().next_back();
-            let after = code[at + word.len()..].chars().next();
-            !before.is_some_and(part_of_word) && !after.is_some_and(part_of_word)
-        })
+    code.match_indices(word).map(|(at, _)| at).filter(move |at| {
+        let before = code[..*at].chars().next_back();
+        let after = code[at + word.len()..].chars().next();
+        !before.is_some_and(part_of_word) && !after.is_some_and(part_of_word)
+    })
 }
 
 fn blank(text: &str) -> String {
@@ -56,19 +48,13 @@ fn blank(text: &str) -> String {
             code.push(first);
             rest = &rest[first.len_utf8()..];
             // The end of a word, so that the r of `for"` does not start a raw string.
-            let word = rest
-                .find(|c: char| !c.is_alphanumeric() && c != '_')
-                .unwrap_or(rest.len());
+            let word = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
             if first.is_alphanumeric() || first == '_' {
                 code.push_str(&rest[..word]);
                 rest = &rest[word..];
             }
         } else {
-            code.extend(
-                rest[..length]
-                    .bytes()
-                    .map(|byte| if byte == b'\n' { '\n' } else { ' ' }),
-            );
+            code.extend(rest[..length].bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }));
             rest = &rest[length..];
         }
     }
@@ -84,17 +70,14 @@ fn hidden(rest: &str) -> Option<usize> {
         return Some(block_comment(rest));
     }
     let prefix = ["br", "cr", "b", "c", "r", ""].into_iter().find(|prefix| {
-        rest.strip_prefix(prefix)
-            .is_some_and(|tail| tail.starts_with('"') || (prefix.ends_with('r') && raw(tail)))
+        rest.strip_prefix(prefix).is_some_and(|tail| tail.starts_with('"') || (prefix.ends_with('r') && raw(tail)))
     });
     if let Some(prefix) = prefix {
         let tail = &rest[prefix.len()..];
         let hashes = tail.bytes().take_while(|byte| *byte == b'#').count();
         let end = if prefix.ends_with('r') {
             let close = format!("\"{}", "#".repeat(hashes));
-            tail[hashes + 1..]
-                .find(&close)
-                .map(|at| hashes + 1 + at + close.len())
+            tail[hashes + 1..].find(&close).map(|at| hashes + 1 + at + close.len())
         } else {
             closing_quote(&tail[1..], '"').map(|at| at + 1)
         };
@@ -151,24 +134,17 @@ mod tests {
 
     #[test]
     fn comments_and_literals_are_blanked_and_lines_stay() {
-        let text = "a /* x /* y */\n z */ b // c\nlet s = \"un\\\"safe\"; let c = '\"'; 'a: d r#\"e\"f\"# g\nfor\"h\" '\\'' i";
+        let text =
+            "a /* x /* y */\n z */ b // c\nlet s = \"un\\\"safe\"; let c = '\"'; 'a: d r#\"e\"f\"# g\nfor\"h\" '\\'' i";
         let code = blank(text);
         assert_eq!(code.len(), text.len());
         assert_eq!(code.lines().count(), text.lines().count());
         let kept: Vec<&str> = code.split_whitespace().collect();
-        assert_eq!(
-            kept,
-            [
-                "a", "b", "let", "s", "=", ";", "let", "c", "=", ";", "'a:", "d", "g", "for", "i"
-            ]
-        );
+        assert_eq!(kept, ["a", "b", "let", "s", "=", ";", "let", "c", "=", ";", "'a:", "d", "g", "for", "i"]);
     }
 
     #[test]
     fn whole_words_only() {
-        assert_eq!(
-            words("unsafe unsafe_code (unsafe) notunsafe", "unsafe").collect::<Vec<_>>(),
-            [0, 20]
-        );
+        assert_eq!(words("unsafe unsafe_code (unsafe) notunsafe", "unsafe").collect::<Vec<_>>(), [0, 20]);
     }
 }

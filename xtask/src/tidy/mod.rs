@@ -36,21 +36,11 @@ struct Finding {
 
 impl Finding {
     fn error(file: &str, line: usize, text: impl Into<String>) -> Finding {
-        Finding {
-            level: Level::Error,
-            file: file.into(),
-            line,
-            text: text.into(),
-        }
+        Finding { level: Level::Error, file: file.into(), line, text: text.into() }
     }
 
     fn warning(file: &str, line: usize, text: impl Into<String>) -> Finding {
-        Finding {
-            level: Level::Warning,
-            file: file.into(),
-            line,
-            text: text.into(),
-        }
+        Finding { level: Level::Warning, file: file.into(), line, text: text.into() }
     }
 }
 
@@ -60,11 +50,7 @@ pub fn tidy() -> Result<()> {
     let mut findings = Vec::new();
     let files = files(&root)?;
     for path in &files {
-        let name = path
-            .strip_prefix(&root)
-            .unwrap_or(path)
-            .to_string_lossy()
-            .into_owned();
+        let name = path.strip_prefix(&root).unwrap_or(path).to_string_lossy().into_owned();
         // What is not text is not ours to check.
         let Ok(text) = fs::read_to_string(path) else {
             continue;
@@ -79,25 +65,11 @@ pub fn tidy() -> Result<()> {
         }
     }
     for finding in &findings {
-        let level = if finding.level == Level::Error {
-            "error"
-        } else {
-            "warning"
-        };
-        println!(
-            "{}:{}: {level}: {}",
-            finding.file, finding.line, finding.text
-        );
+        let level = if finding.level == Level::Error { "error" } else { "warning" };
+        println!("{}:{}: {level}: {}", finding.file, finding.line, finding.text);
     }
-    let errors = findings
-        .iter()
-        .filter(|finding| finding.level == Level::Error)
-        .count();
-    sh::say(format!(
-        "tidy: {} files, {errors} errors, {} warnings",
-        files.len(),
-        findings.len() - errors
-    ));
+    let errors = findings.iter().filter(|finding| finding.level == Level::Error).count();
+    sh::say(format!("tidy: {} files, {errors} errors, {} warnings", files.len(), findings.len() - errors));
     if errors > 0 {
         bail!("{errors} rules broken");
     }
@@ -111,11 +83,7 @@ fn files(root: &Path) -> Result<Vec<PathBuf>> {
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))? {
             let path = entry?.path();
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             match (path.is_dir(), name.as_str()) {
                 (_, "target" | ".git" | "Cargo.lock") => {}
                 (true, _) => dirs.push(path),

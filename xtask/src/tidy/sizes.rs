@@ -19,11 +19,7 @@ pub(super) fn check(source: &Source) -> Vec<Finding> {
         };
         if length > LONGEST_FUNCTION {
             let text = format!("function {name} has {length} lines, more than {LONGEST_FUNCTION}");
-            findings.push(Finding::warning(
-                &source.name,
-                line_of(&source.code, at),
-                text,
-            ));
+            findings.push(Finding::warning(&source.name, line_of(&source.code, at), text));
         }
     }
     findings
@@ -34,11 +30,7 @@ fn function(code: &str) -> Option<(&str, usize)> {
     let after = code[2..].trim_start();
     let name = &after[..after.find(|c: char| !c.is_alphanumeric() && c != '_')?];
     let open = code.find('{')?;
-    if name.is_empty()
-        || code
-            .find(';')
-            .is_some_and(|end| end < open && !code[..end].contains('['))
-    {
+    if name.is_empty() || code.find(';').is_some_and(|end| end < open && !code[..end].contains('[')) {
         return None;
     }
     let mut depth = 0_u32;
@@ -59,10 +51,7 @@ mod tests {
 
     fn source(lines: usize) -> Source {
         let body = "    call();\n".repeat(lines);
-        Source::new(
-            "a.rs",
-            format!("type F = fn(u8);\ntrait T {{ fn declared(); }}\nfn long() {{\n{body}}}\n"),
-        )
+        Source::new("a.rs", format!("type F = fn(u8);\ntrait T {{ fn declared(); }}\nfn long() {{\n{body}}}\n"))
     }
 
     #[test]
@@ -70,13 +59,7 @@ mod tests {
         assert_eq!(check(&source(78)), []);
         let findings = check(&source(79));
         assert_eq!(findings.len(), 1);
-        assert_eq!(
-            (
-                findings[0].line,
-                findings[0].text.contains("long has 81 lines")
-            ),
-            (3, true)
-        );
+        assert_eq!((findings[0].line, findings[0].text.contains("long has 81 lines")), (3, true));
         assert_eq!(check(&source(600)).len(), 2);
     }
 }

@@ -3,11 +3,7 @@
 use super::Finding;
 use super::code::{Source, line_of, words};
 
-const ALLOWED: [&str; 3] = [
-    "lb-ebpf/src/maps.rs",
-    "lb-ebpf/src/ctx.rs",
-    "lb-userspace/src/dataplane/kernel.rs",
-];
+const ALLOWED: [&str; 3] = ["lb-ebpf/src/maps.rs", "lb-ebpf/src/ctx.rs", "lb-userspace/src/dataplane/kernel.rs"];
 
 /// How far above an `unsafe` its reason may begin, lines of comment.
 const REACH: usize = 12;
@@ -22,17 +18,9 @@ pub(super) fn check(source: &Source) -> Vec<Finding> {
             continue;
         }
         if !ALLOWED.contains(&source.name.as_str()) {
-            findings.push(Finding::error(
-                &source.name,
-                line,
-                format!("unsafe outside {}", ALLOWED.join(", ")),
-            ));
+            findings.push(Finding::error(&source.name, line, format!("unsafe outside {}", ALLOWED.join(", "))));
         } else if !has_reason(&source.text, line) {
-            findings.push(Finding::error(
-                &source.name,
-                line,
-                "unsafe without a SAFETY comment",
-            ));
+            findings.push(Finding::error(&source.name, line, "unsafe without a SAFETY comment"));
         }
     }
     findings
@@ -60,29 +48,12 @@ mod tests {
 
     #[test]
     fn unsafe_only_where_allowed_and_with_a_reason() {
-        let with_reason = "fn f() {\n    // SAFETY: the pointer was checked\n    // against the end.\n    unsafe { g() }\n}\n";
+        let with_reason =
+            "fn f() {\n    // SAFETY: the pointer was checked\n    // against the end.\n    unsafe { g() }\n}\n";
         assert_eq!(found("lb-ebpf/src/ctx.rs", with_reason), 0);
         assert_eq!(found("lb-ebpf/src/main.rs", with_reason), 1);
-        assert_eq!(
-            found(
-                "lb-ebpf/src/ctx.rs",
-                "// SAFETY: another\n\nfn f() {\n    unsafe { g() }\n}\n"
-            ),
-            1
-        );
-        assert_eq!(
-            found(
-                "lb-ebpf/src/main.rs",
-                "#[unsafe(no_mangle)]\nstatic A: u8 = 0;\n"
-            ),
-            0
-        );
-        assert_eq!(
-            found(
-                "lb-common/src/lib.rs",
-                "#![forbid(unsafe_code)] // unsafe\n"
-            ),
-            0
-        );
+        assert_eq!(found("lb-ebpf/src/ctx.rs", "// SAFETY: another\n\nfn f() {\n    unsafe { g() }\n}\n"), 1);
+        assert_eq!(found("lb-ebpf/src/main.rs", "#[unsafe(no_mangle)]\nstatic A: u8 = 0;\n"), 0);
+        assert_eq!(found("lb-common/src/lib.rs", "#![forbid(unsafe_code)] // unsafe\n"), 0);
     }
 }

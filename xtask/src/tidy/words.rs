@@ -35,11 +35,7 @@ pub(super) fn check(name: &str, text: &str) -> Vec<Finding> {
         for pieces in LATER {
             let word = pieces.concat();
             if words(line, &word).next().is_some() {
-                findings.push(Finding::error(
-                    name,
-                    number + 1,
-                    format!("`{word}`: finish it, or open an issue"),
-                ));
+                findings.push(Finding::error(name, number + 1, format!("`{word}`: finish it, or open an issue")));
             }
         }
     }
@@ -50,9 +46,7 @@ pub(super) fn check(name: &str, text: &str) -> Vec<Finding> {
 pub(super) fn check_code(source: &Source) -> Vec<Finding> {
     let mut findings = Vec::new();
     for name in MISSING {
-        for at in
-            words(&source.code, name).filter(|at| source.code[at + name.len()..].starts_with('!'))
-        {
+        for at in words(&source.code, name).filter(|at| source.code[at + name.len()..].starts_with('!')) {
             findings.push(Finding::error(
                 &source.name,
                 line_of(&source.code, at),
@@ -70,27 +64,15 @@ mod tests {
     #[test]
     fn places_of_one_machine_and_marks_are_found() {
         let later = LATER[0].concat();
-        let text = format!(
-            "see {}x\nfine\n// {later}: more\n{later}S are words\n",
-            NOWHERE[0].concat()
-        );
-        let lines: Vec<usize> = check("a.md", &text)
-            .iter()
-            .map(|finding| finding.line)
-            .collect();
+        let text = format!("see {}x\nfine\n// {later}: more\n{later}S are words\n", NOWHERE[0].concat());
+        let lines: Vec<usize> = check("a.md", &text).iter().map(|finding| finding.line).collect();
         assert_eq!(lines, [1, 3]);
     }
 
     #[test]
     fn macros_of_missing_code_are_found_but_not_their_names() {
-        let source = Source::new(
-            "a.rs",
-            "fn todo() {}\nfn f() { todo!() }\n// todo!()\n".to_owned(),
-        );
-        let lines: Vec<usize> = check_code(&source)
-            .iter()
-            .map(|finding| finding.line)
-            .collect();
+        let source = Source::new("a.rs", "fn todo() {}\nfn f() { todo!() }\n// todo!()\n".to_owned());
+        let lines: Vec<usize> = check_code(&source).iter().map(|finding| finding.line).collect();
         assert_eq!(lines, [2]);
     }
 }

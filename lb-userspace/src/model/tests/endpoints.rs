@@ -9,10 +9,7 @@ fn endpoints(texts: &[String]) -> (String, Vec<&'static str>) {
     let (model, findings) = meaning(&join(&all));
     let line = sketch(&model).remove(0);
     let start = line.find('[').unwrap();
-    (
-        line[start..].to_owned(),
-        findings.iter().map(|finding| finding.code).collect(),
-    )
+    (line[start..].to_owned(), findings.iter().map(|finding| finding.code).collect())
 }
 
 #[test]
@@ -28,47 +25,16 @@ fn where_endpoints_come_from() {
         )
     };
     let legacy = "apiVersion: v1\nkind: Endpoints\nmetadata: {name: a}\nsubsets: [{addresses: [{ip: 10.2.0.1}], notReadyAddresses: [{ip: 10.2.0.2}], ports: [{name: tcp, port: 8081}]}]\n".to_owned();
-    let workload = |more: &str| {
-        object(
-            "WorkloadEntry",
-            "w",
-            &format!("{{address: 10.3.0.1, labels: {{app: a}}{more}}}"),
-        )
-    };
+    let workload =
+        |more: &str| object("WorkloadEntry", "w", &format!("{{address: 10.3.0.1, labels: {{app: a}}{more}}}"));
     let cases: Vec<(&str, Vec<String>, &str, &[&str])> = vec![
-        (
-            "pods, number",
-            vec![target("8000"), pod("a", 1, 1)],
-            "[10.1.1.1:8000]",
-            &[],
-        ),
-        (
-            "pods, named port",
-            vec![target("named"), pod("a", 1, 1)],
-            "[10.1.1.1:7777]",
-            &[],
-        ),
-        (
-            "pods, unknown name",
-            vec![target("nobody"), pod("a", 1, 1)],
-            "[]",
-            &["MEL0008"],
-        ),
-        (
-            "not ready",
-            vec![
-                target("80"),
-                pod("a", 1, 1).replace("\"True\"", "\"False\""),
-            ],
-            "[]",
-            &["MEL0008"],
-        ),
+        ("pods, number", vec![target("8000"), pod("a", 1, 1)], "[10.1.1.1:8000]", &[]),
+        ("pods, named port", vec![target("named"), pod("a", 1, 1)], "[10.1.1.1:7777]", &[]),
+        ("pods, unknown name", vec![target("nobody"), pod("a", 1, 1)], "[]", &["MEL0008"]),
+        ("not ready", vec![target("80"), pod("a", 1, 1).replace("\"True\"", "\"False\"")], "[]", &["MEL0008"]),
         (
             "ended",
-            vec![
-                target("80"),
-                pod("a", 1, 1).replace("  podIP", "  phase: Succeeded\n  podIP"),
-            ],
+            vec![target("80"), pod("a", 1, 1).replace("  podIP", "  phase: Succeeded\n  podIP")],
             "[]",
             &["MEL0008"],
         ),
@@ -81,18 +47,10 @@ fn where_endpoints_come_from() {
             "[10.1.1.1:80]",
             &[],
         ),
-        (
-            "other labels",
-            vec![target("80"), pod("b", 1, 1)],
-            "[]",
-            &["MEL0008"],
-        ),
+        ("other labels", vec![target("80"), pod("b", 1, 1)], "[]", &["MEL0008"]),
         (
             "other namespace",
-            vec![
-                target("80"),
-                pod("a", 1, 1).replace("{name: a-v1", "{namespace: x, name: a-v1"),
-            ],
+            vec![target("80"), pod("a", 1, 1).replace("{name: a-v1", "{namespace: x, name: a-v1")],
             "[]",
             &["MEL0008"],
         ),
@@ -101,37 +59,16 @@ fn where_endpoints_come_from() {
             vec![
                 target("80"),
                 pod("a", 1, 1),
-                slice(
-                    "s",
-                    "{addresses: [10.4.0.1]}, {addresses: [10.4.0.2], conditions: {ready: false}}",
-                ),
-                slice(
-                    "t",
-                    "{addresses: [10.4.0.1]}, {addresses: [10.4.0.3], conditions: {ready: null}}",
-                ),
+                slice("s", "{addresses: [10.4.0.1]}, {addresses: [10.4.0.2], conditions: {ready: false}}"),
+                slice("t", "{addresses: [10.4.0.1]}, {addresses: [10.4.0.3], conditions: {ready: null}}"),
                 legacy.clone(),
             ],
             "[10.4.0.1:8080 10.4.0.3:8080]",
             &[],
         ),
-        (
-            "Endpoints",
-            vec![target("80"), pod("a", 1, 1), legacy],
-            "[10.2.0.1:8081]",
-            &[],
-        ),
-        (
-            "WorkloadEntry",
-            vec![target("8000"), workload("")],
-            "[10.3.0.1:8000]",
-            &[],
-        ),
-        (
-            "WorkloadEntry with a port",
-            vec![target("8000"), workload(", ports: {tcp: 5}")],
-            "[10.3.0.1:5]",
-            &[],
-        ),
+        ("Endpoints", vec![target("80"), pod("a", 1, 1), legacy], "[10.2.0.1:8081]", &[]),
+        ("WorkloadEntry", vec![target("8000"), workload("")], "[10.3.0.1:8000]", &[]),
+        ("WorkloadEntry with a port", vec![target("8000"), workload(", ports: {tcp: 5}")], "[10.3.0.1:5]", &[]),
         (
             "WorkloadEntry beside Pods",
             vec![target("8000"), pod("a", 1, 1), workload("")],
@@ -140,11 +77,7 @@ fn where_endpoints_come_from() {
         ),
     ];
     for (case, texts, expected, expected_codes) in cases {
-        assert_eq!(
-            endpoints(&texts),
-            (expected.to_owned(), expected_codes.to_vec()),
-            "{case}"
-        );
+        assert_eq!(endpoints(&texts), (expected.to_owned(), expected_codes.to_vec()), "{case}");
     }
 }
 
@@ -157,27 +90,16 @@ fn labels_of_a_slice_come_from_its_pods_by_name_or_address() {
     };
     for (target, expected) in [
         ("", "[10.1.1.1:80]"),
-        (
-            ", targetRef: {kind: Pod, name: a-v1, namespace: default}",
-            "[10.1.1.1:80 10.9.9.9:80]",
-        ),
+        (", targetRef: {kind: Pod, name: a-v1, namespace: default}", "[10.1.1.1:80 10.9.9.9:80]"),
     ] {
         let (model, _) = meaning(&join(&[
             service("a", 1, &["tcp:80"]),
             slice(target),
             gateway("g", SERVER),
-            object(
-                "DestinationRule",
-                "d",
-                "{host: a, subsets: [{name: v1, labels: {app: a, version: v1}}]}",
-            ),
+            object("DestinationRule", "d", "{host: a, subsets: [{name: v1, labels: {app: a, version: v1}}]}"),
             routes("v", "{route: [{destination: {host: a, subset: v1}}]}"),
         ]));
-        assert!(
-            sketch(&model)[0].ends_with(expected),
-            "{:?}",
-            sketch(&model)
-        );
+        assert!(sketch(&model)[0].ends_with(expected), "{:?}", sketch(&model));
     }
 }
 
@@ -192,8 +114,7 @@ fn service_entries() {
             ),
         )
     };
-    let endpoint =
-        "endpoints: [{address: 10.5.0.2, weight: 3}, {address: 10.5.0.1, ports: {tcp: 7}}]";
+    let endpoint = "endpoints: [{address: 10.5.0.2, weight: 3}, {address: 10.5.0.1, ports: {tcp: 7}}]";
     let cases = [
         (
             entry(&format!("resolution: STATIC, {endpoint}")),
@@ -205,23 +126,11 @@ fn service_entries() {
             "g *:100 Flow 1=db.example:80[10.1.1.1:8000]",
             vec![],
         ),
-        (
-            entry("resolution: DNS"),
-            "g *:100 Flow 1=db.example:80[]",
-            vec!["MEL0008", "MEL0001"],
-        ),
-        (
-            entry("resolution: STATIC, exportTo: ['.']"),
-            "g *:100 Flow 1=HostNotFound",
-            vec!["IST0101"],
-        ),
+        (entry("resolution: DNS"), "g *:100 Flow 1=db.example:80[]", vec!["MEL0008", "MEL0001"]),
+        (entry("resolution: STATIC, exportTo: ['.']"), "g *:100 Flow 1=HostNotFound", vec!["IST0101"]),
     ];
     for (text, expected, mut expected_codes) in cases {
-        let (found, findings) = led(&[
-            gateway("g", SERVER),
-            routes("v", &to("db.example")),
-            text.clone(),
-        ]);
+        let (found, findings) = led(&[gateway("g", SERVER), routes("v", &to("db.example")), text.clone()]);
         assert_eq!(found, [expected], "{text}");
         let mut found: Vec<_> = findings.iter().map(|finding| finding.code).collect();
         found.sort_unstable();

@@ -4,63 +4,19 @@ use super::*;
 
 #[test]
 fn the_first_route_that_fits_of_the_first_virtual_service_that_has_one() {
-    let with_match = |item: &str, host: &str| {
-        format!("{{match: [{item}], route: [{{destination: {{host: {host}}}}}]}}")
-    };
-    let dated = |text: String, time: &str| {
-        text.replacen(
-            "metadata: {",
-            &format!("metadata: {{creationTimestamp: {time}, "),
-            1,
-        )
-    };
+    let with_match =
+        |item: &str, host: &str| format!("{{match: [{item}], route: [{{destination: {{host: {host}}}}}]}}");
+    let dated =
+        |text: String, time: &str| text.replacen("metadata: {", &format!("metadata: {{creationTimestamp: {time}, "), 1);
     let cases: Vec<Case> = vec![
         ("no match", vec![routes("v", &to("a"))], &[A], &[]),
-        (
-            "port fits",
-            vec![routes("v", &with_match("{port: 100}", "a"))],
-            &[A],
-            &[],
-        ),
-        (
-            "port differs",
-            vec![routes("v", &with_match("{port: 101}", "a"))],
-            &[],
-            &["MEL0007"],
-        ),
-        (
-            "any item",
-            vec![routes("v", &with_match("{port: 101}, {port: 100}", "a"))],
-            &[A],
-            &[],
-        ),
-        (
-            "null item fits",
-            vec![routes("v", &with_match("null", "a"))],
-            &[A],
-            &[],
-        ),
-        (
-            "first wins",
-            vec![routes("v", &format!("{}, {}", to("a"), to("b")))],
-            &[A],
-            &["IST0130"],
-        ),
-        (
-            "passed over",
-            vec![routes(
-                "v",
-                &format!("{}, {}", with_match("{port: 101}", "a"), to("b")),
-            )],
-            &[B],
-            &[],
-        ),
-        (
-            "names decide",
-            vec![routes("w", &to("b")), routes("v", &to("a"))],
-            &[A],
-            &["IST0130"],
-        ),
+        ("port fits", vec![routes("v", &with_match("{port: 100}", "a"))], &[A], &[]),
+        ("port differs", vec![routes("v", &with_match("{port: 101}", "a"))], &[], &["MEL0007"]),
+        ("any item", vec![routes("v", &with_match("{port: 101}, {port: 100}", "a"))], &[A], &[]),
+        ("null item fits", vec![routes("v", &with_match("null", "a"))], &[A], &[]),
+        ("first wins", vec![routes("v", &format!("{}, {}", to("a"), to("b")))], &[A], &["IST0130"]),
+        ("passed over", vec![routes("v", &format!("{}, {}", with_match("{port: 101}", "a"), to("b")))], &[B], &[]),
+        ("names decide", vec![routes("w", &to("b")), routes("v", &to("a"))], &[A], &["IST0130"]),
         (
             "age decides before names",
             vec![
@@ -70,36 +26,12 @@ fn the_first_route_that_fits_of_the_first_virtual_service_that_has_one() {
             &[A],
             &["IST0130"],
         ),
-        (
-            "next service asked",
-            vec![
-                routes("v", &with_match("{port: 9}", "b")),
-                routes("w", &to("a")),
-            ],
-            &[A],
-            &[],
-        ),
-        (
-            "subnets ignored",
-            vec![routes(
-                "v",
-                &with_match("{destinationSubnets: [1.2.3.4]}", "a"),
-            )],
-            &[A],
-            &["MEL0002"],
-        ),
-        (
-            "labels ignored",
-            vec![routes("v", &with_match("{sourceLabels: {x: y}}", "a"))],
-            &[A],
-            &["MEL0002"],
-        ),
+        ("next service asked", vec![routes("v", &with_match("{port: 9}", "b")), routes("w", &to("a"))], &[A], &[]),
+        ("subnets ignored", vec![routes("v", &with_match("{destinationSubnets: [1.2.3.4]}", "a"))], &[A], &["MEL0002"]),
+        ("labels ignored", vec![routes("v", &with_match("{sourceLabels: {x: y}}", "a"))], &[A], &["MEL0002"]),
         (
             "other gateway in match",
-            vec![
-                routes("v", &with_match("{gateways: [mesh]}", "a"))
-                    .replace("hosts: ['*']", "hosts: [x.y]"),
-            ],
+            vec![routes("v", &with_match("{gateways: [mesh]}", "a")).replace("hosts: ['*']", "hosts: [x.y]")],
             &[],
             &["MEL0007"],
         ),
@@ -108,48 +40,21 @@ fn the_first_route_that_fits_of_the_first_virtual_service_that_has_one() {
             vec![object(
                 "VirtualService",
                 "v",
-                &format!(
-                    "{{hosts: [x.y], gateways: [mesh], tcp: [{}]}}",
-                    with_match("{gateways: [g]}", "a")
-                ),
+                &format!("{{hosts: [x.y], gateways: [mesh], tcp: [{}]}}", with_match("{gateways: [g]}", "a")),
             )],
             &[A],
             &[],
         ),
         (
             "no gateway listed",
-            vec![object(
-                "VirtualService",
-                "v",
-                &format!("{{hosts: [x.y], tcp: [{}]}}", to("a")),
-            )],
+            vec![object("VirtualService", "v", &format!("{{hosts: [x.y], tcp: [{}]}}", to("a")))],
             &[],
             &["MEL0007"],
         ),
-        (
-            "own namespace",
-            vec![routes("v", &to("a")).replace("[g]", "[./g]")],
-            &[A],
-            &[],
-        ),
-        (
-            "full name",
-            vec![routes("v", &to("a")).replace("[g]", "[default/g]")],
-            &[A],
-            &[],
-        ),
-        (
-            "unknown gateway",
-            vec![routes("v", &to("a")).replace("[g]", "[other/g]")],
-            &[],
-            &["MEL0007", "IST0101"],
-        ),
-        (
-            "not exported",
-            vec![routes("v", &to("a")).replace("{hosts", "{exportTo: ['.'], hosts")],
-            &[],
-            &["MEL0007"],
-        ),
+        ("own namespace", vec![routes("v", &to("a")).replace("[g]", "[./g]")], &[A], &[]),
+        ("full name", vec![routes("v", &to("a")).replace("[g]", "[default/g]")], &[A], &[]),
+        ("unknown gateway", vec![routes("v", &to("a")).replace("[g]", "[other/g]")], &[], &["MEL0007", "IST0101"]),
+        ("not exported", vec![routes("v", &to("a")).replace("{hosts", "{exportTo: ['.'], hosts")], &[], &["MEL0007"]),
         (
             "exported to us",
             vec![routes("v", &to("a")).replace("{hosts", "{exportTo: [istio-system], hosts")],
@@ -158,10 +63,7 @@ fn the_first_route_that_fits_of_the_first_virtual_service_that_has_one() {
         ),
         (
             "named export before public",
-            vec![
-                routes("v", &to("b")),
-                routes("w", &to("a")).replace("{hosts", "{exportTo: [istio-system], hosts"),
-            ],
+            vec![routes("v", &to("b")), routes("w", &to("a")).replace("{hosts", "{exportTo: [istio-system], hosts")],
             &[A],
             &["IST0130"],
         ),
@@ -195,95 +97,54 @@ fn hosts_bind_a_virtual_service_to_a_server() {
         ("X.Y", "x.y", true),
     ];
     for (server, host, bound) in cases {
-        let servers =
-            format!("{{port: {{number: 100, name: tcp, protocol: TCP}}, hosts: [{server}]}}");
+        let servers = format!("{{port: {{number: 100, name: tcp, protocol: TCP}}, hosts: [{server}]}}");
         let service = routes("v", &to("a")).replace("hosts: ['*']", &format!("hosts: [{host}]"));
         let (found, findings) = led(&[gateway("g", &servers), service]);
         assert_eq!(!found.is_empty(), bound, "{server} {host}");
-        assert_eq!(
-            findings
-                .iter()
-                .any(|finding| finding.code == code::HOST_NOT_IN_GATEWAY),
-            !bound,
-            "{server} {host}"
-        );
+        assert_eq!(findings.iter().any(|finding| finding.code == code::HOST_NOT_IN_GATEWAY), !bound, "{server} {host}");
     }
 }
 
 #[test]
 fn one_port_one_winner() {
     let server = |number: u16, name: &str, protocol: &str| {
-        let tls = if protocol == "HTTPS" {
-            ", tls: {mode: SIMPLE, credentialName: c}"
-        } else {
-            ""
-        };
-        format!(
-            "{{port: {{number: {number}, name: {name}, protocol: {protocol}}}, hosts: ['*']{tls}}}"
-        )
+        let tls = if protocol == "HTTPS" { ", tls: {mode: SIMPLE, credentialName: c}" } else { "" };
+        format!("{{port: {{number: {number}, name: {name}, protocol: {protocol}}}, hosts: ['*']{tls}}}")
     };
     let cases = [
         (server(100, "a", "TCP"), server(100, "b", "TCP"), 1, true),
         (server(100, "a", "TCP"), server(101, "b", "TCP"), 2, false),
         (server(100, "a", "TCP"), server(100, "b", "HTTP"), 1, true),
         (server(100, "a", "HTTP"), server(100, "b", "GRPC"), 1, false),
-        (
-            server(100, "a", "HTTPS"),
-            server(100, "b", "HTTPS"),
-            1,
-            false,
-        ),
+        (server(100, "a", "HTTPS"), server(100, "b", "HTTPS"), 1, false),
     ];
     for (first, second, listeners, conflict) in cases {
-        let younger = gateway("f", &second).replace(
-            "metadata: {",
-            "metadata: {creationTimestamp: 2024-01-01T00:00:00Z, ",
-        );
+        let younger =
+            gateway("f", &second).replace("metadata: {", "metadata: {creationTimestamp: 2024-01-01T00:00:00Z, ");
         let service = routes("v", &to("a")).replace("[g]", "[f, g]");
         let (found, findings) = led(&[younger, gateway("g", &first), service]);
         assert_eq!(found.len(), listeners, "{first} {second}");
-        assert!(
-            found.iter().any(|line| line.starts_with("g *:100 ")),
-            "the older Gateway wins: {found:?}"
-        );
-        let conflicts: Vec<_> = findings
-            .iter()
-            .filter(|finding| finding.code == code::GATEWAY_CONFLICT)
-            .collect();
+        assert!(found.iter().any(|line| line.starts_with("g *:100 ")), "the older Gateway wins: {found:?}");
+        let conflicts: Vec<_> = findings.iter().filter(|finding| finding.code == code::GATEWAY_CONFLICT).collect();
         assert_eq!(conflicts.len(), usize::from(conflict), "{first} {second}");
         assert!(
             conflicts
                 .iter()
-                .all(|finding| finding.object == "Gateway default/f"
-                    && finding.message.contains("default/g"))
+                .all(|finding| finding.object == "Gateway default/f" && finding.message.contains("default/g"))
         );
     }
 }
 
 #[test]
 fn gateways_of_others_and_binds() {
-    let (found, findings) = led(&[
-        gateway("g", SERVER).replace("ingressgateway", "egressgateway"),
-        routes("v", &to("a")),
-    ]);
+    let (found, findings) =
+        led(&[gateway("g", SERVER).replace("ingressgateway", "egressgateway"), routes("v", &to("a"))]);
     assert_eq!(found, [""; 0]);
-    assert_eq!(
-        codes(&findings),
-        [(code::GATEWAY_IDLE, Severity::Info, "spec.selector".into())]
-    );
-    let (found, _) = led(&[
-        gateway("g", SERVER).replace("{istio: ingressgateway}", "{}"),
-        routes("v", &to("a")),
-    ]);
+    assert_eq!(codes(&findings), [(code::GATEWAY_IDLE, Severity::Info, "spec.selector".into())]);
+    let (found, _) = led(&[gateway("g", SERVER).replace("{istio: ingressgateway}", "{}"), routes("v", &to("a"))]);
     assert_eq!(found, [A]);
-    let (found, _) = led(&[
-        gateway("g", &SERVER.replace("hosts", "bind: 10.0.0.9, hosts")),
-        routes("v", &to("a")),
-    ]);
+    let (found, _) = led(&[gateway("g", &SERVER.replace("hosts", "bind: 10.0.0.9, hosts")), routes("v", &to("a"))]);
     assert_eq!(found, [A.replace('*', "10.0.0.9")]);
-    let (found, _) = led(&[
-        gateway("g", &SERVER.replace("hosts", "bind: '0.0.0.0', hosts")),
-        routes("v", &to("a")),
-    ]);
+    let (found, _) = led(&[gateway("g", &SERVER.replace("hosts", "bind: '0.0.0.0', hosts")), routes("v", &to("a"))]);
     assert_eq!(found, [A]);
 }

@@ -7,70 +7,18 @@ const ROUTED: &str = "a [10.96.0.1]:80 Flow 1=b:80[10.1.2.1:80 10.1.2.2:80]";
 #[test]
 fn the_mesh() {
     let mesh = |name: &str, hosts: &str, tcp: &str| {
-        object(
-            "VirtualService",
-            name,
-            &format!("{{hosts: [{hosts}], tcp: [{tcp}]}}"),
-        )
+        object("VirtualService", name, &format!("{{hosts: [{hosts}], tcp: [{tcp}]}}"))
     };
     let with_match = |item: &str, host: &str| {
-        format!(
-            "{{match: [{item}], route: [{{destination: {{host: {host}, port: {{number: 80}}}}}}]}}"
-        )
+        format!("{{match: [{item}], route: [{{destination: {{host: {host}, port: {{number: 80}}}}}}]}}")
     };
     let cases: Vec<Case> = vec![
-        (
-            "by short name",
-            vec![mesh("v", "a", &with_match("{port: 80}", "b"))],
-            &[ROUTED],
-            &[],
-        ),
-        (
-            "no route fits the port",
-            vec![mesh("v", "a", &with_match("{port: 81}", "b"))],
-            &[],
-            &[],
-        ),
-        (
-            "subnet fits",
-            vec![mesh(
-                "v",
-                "a",
-                &with_match("{destinationSubnets: [10.96.0.0/24]}", "b"),
-            )],
-            &[ROUTED],
-            &[],
-        ),
-        (
-            "address fits",
-            vec![mesh(
-                "v",
-                "a",
-                &with_match("{destinationSubnets: [10.96.0.1]}", "b"),
-            )],
-            &[ROUTED],
-            &[],
-        ),
-        (
-            "address differs",
-            vec![mesh(
-                "v",
-                "a",
-                &with_match("{destinationSubnets: [10.96.0.2]}", "b"),
-            )],
-            &[],
-            &[],
-        ),
-        (
-            "subnet differs",
-            vec![mesh(
-                "v",
-                "a",
-                &with_match("{destinationSubnets: [10.97.0.0/24]}", "b"),
-            )],
-            &[],
-            &[],
-        ),
+        ("by short name", vec![mesh("v", "a", &with_match("{port: 80}", "b"))], &[ROUTED], &[]),
+        ("no route fits the port", vec![mesh("v", "a", &with_match("{port: 81}", "b"))], &[], &[]),
+        ("subnet fits", vec![mesh("v", "a", &with_match("{destinationSubnets: [10.96.0.0/24]}", "b"))], &[ROUTED], &[]),
+        ("address fits", vec![mesh("v", "a", &with_match("{destinationSubnets: [10.96.0.1]}", "b"))], &[ROUTED], &[]),
+        ("address differs", vec![mesh("v", "a", &with_match("{destinationSubnets: [10.96.0.2]}", "b"))], &[], &[]),
+        ("subnet differs", vec![mesh("v", "a", &with_match("{destinationSubnets: [10.97.0.0/24]}", "b"))], &[], &[]),
         (
             "client labels never widen",
             vec![mesh("v", "a", &with_match("{sourceLabels: {x: y}}", "b"))],
@@ -85,21 +33,14 @@ fn the_mesh() {
         ),
         (
             "gateway only",
-            vec![
-                mesh("v", "a", &with_match("{gateways: [g]}", "b")),
-                gateway("g", SERVER),
-            ],
+            vec![mesh("v", "a", &with_match("{gateways: [g]}", "b")), gateway("g", SERVER)],
             &["g *:100 Flow 1=b:80[10.1.2.1:80 10.1.2.2:80]"],
             &["IST0132"; 0],
         ),
         (
             "http routes",
             vec![
-                object(
-                    "VirtualService",
-                    "v",
-                    "{hosts: [c], http: [{route: [{destination: {host: a}}]}]}",
-                ),
+                object("VirtualService", "v", "{hosts: [c], http: [{route: [{destination: {host: a}}]}]}"),
                 service("c", 3, &["http:80"]),
             ],
             &["c [10.96.0.3]:80 proxy Http"],
@@ -107,19 +48,13 @@ fn the_mesh() {
         ),
         (
             "tcp routes on http ports",
-            vec![
-                mesh("v", "c", &with_match("{port: 80}", "b")),
-                service("c", 3, &["http:80"]),
-            ],
+            vec![mesh("v", "c", &with_match("{port: 80}", "b")), service("c", 3, &["http:80"])],
             &[],
             &[],
         ),
         (
             "two for one host",
-            vec![
-                mesh("v", "a", &with_match("{port: 80}", "b")),
-                mesh("w", "a", &with_match("{port: 80}", "a")),
-            ],
+            vec![mesh("v", "a", &with_match("{port: 80}", "b")), mesh("w", "a", &with_match("{port: 80}", "a"))],
             &[ROUTED],
             &["IST0109", "IST0130"],
         ),
@@ -130,14 +65,7 @@ fn the_mesh() {
         }
         let (found, findings) = led(&texts);
         assert_eq!(found, expected, "{case}: {findings:#?}");
-        assert_eq!(
-            findings
-                .iter()
-                .map(|finding| finding.code)
-                .collect::<Vec<_>>(),
-            expected_codes,
-            "{case}"
-        );
+        assert_eq!(findings.iter().map(|finding| finding.code).collect::<Vec<_>>(), expected_codes, "{case}");
     }
 }
 
@@ -145,11 +73,7 @@ fn the_mesh() {
 fn one_mesh_service_may_lead_its_addresses_apart() {
     let dual = "apiVersion: v1\nkind: Service\nmetadata: {name: d}\nspec:\n  clusterIP: 10.96.0.9\n  clusterIPs: [10.96.0.9, 'fd00:96::9']\n  ports: [{name: tcp, port: 80}, {name: dns, port: 53, protocol: UDP}]\n";
     let tcp = "{match: [{destinationSubnets: ['fd00:96::/64']}], route: [{destination: {host: a}}]}, {route: [{destination: {host: b, port: {number: 80}}}]}";
-    let service = object(
-        "VirtualService",
-        "v",
-        &format!("{{hosts: [d], tcp: [{tcp}]}}"),
-    );
+    let service = object("VirtualService", "v", &format!("{{hosts: [d], tcp: [{tcp}]}}"));
     let (found, findings) = led(&[dual.to_owned(), service]);
     assert_eq!(findings, []);
     assert_eq!(
@@ -168,20 +92,12 @@ fn all_services_are_balanced_only_when_asked() {
         service("h", 2, &["http:80"]).replace("clusterIP: 10.96.0.2", "clusterIP: None"),
     ]);
     assert_eq!(meaning(&text).0.listeners, []);
-    let (model, findings) = meaning_to(
-        &text,
-        &Identity {
-            services: Services::All,
-            ..identity()
-        },
-    );
+    let (model, findings) = meaning_to(&text, &Identity { services: Services::All, ..identity() });
     assert_eq!(findings, []);
     assert_eq!(
         sketch(&model),
         ["default/a [10.96.0.1]:80 Flow 1=a.default.svc.cluster.local:80[10.1.1.1:80 10.1.1.2:80]"]
     );
-    let Action::Tcp(rule) = &model.listeners[0].action else {
-        panic!("not balanced")
-    };
+    let Action::Tcp(rule) = &model.listeners[0].action else { panic!("not balanced") };
     assert_eq!(rule.virtual_service, None);
 }

@@ -4,10 +4,7 @@ use super::*;
 
 #[test]
 fn random_mutations_of_the_examples_never_panic() {
-    let texts: Vec<String> = ["tcp-echo", "mesh", "source-ip"]
-        .into_iter()
-        .map(example)
-        .collect();
+    let texts: Vec<String> = ["tcp-echo", "mesh", "source-ip"].into_iter().map(example).collect();
     let words = [
         "\"",
         "---\n",
@@ -60,9 +57,7 @@ fn random_mutations_of_the_examples_never_panic() {
         let (_, findings) = meaning(&text);
         let lines = u32::try_from(text.split('\n').count()).unwrap();
         assert!(
-            findings
-                .iter()
-                .all(|finding| (1..=lines).contains(&finding.line) && finding.column > 0),
+            findings.iter().all(|finding| (1..=lines).contains(&finding.line) && finding.column > 0),
             "{findings:?}"
         );
     }

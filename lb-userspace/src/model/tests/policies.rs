@@ -5,110 +5,50 @@ use super::*;
 #[test]
 fn which_destination_rule_speaks() {
     let rule = |namespace: &str, name: &str, spec: &str| {
-        object(
-            "DestinationRule",
-            &format!("{name}, namespace: {namespace}"),
-            spec,
-        )
+        object("DestinationRule", &format!("{name}, namespace: {namespace}"), spec)
     };
     let host = "a.default.svc.cluster.local";
     let with = |hash: bool, host: &str, more: &str| {
-        let policy = if hash {
-            "consistentHash: {useSourceIp: true}"
-        } else {
-            "simple: RANDOM"
-        };
+        let policy = if hash { "consistentHash: {useSourceIp: true}" } else { "simple: RANDOM" };
         format!("{{host: {host}, trafficPolicy: {{loadBalancer: {{{policy}}}}}{more}}}")
     };
     let sticky = |host: &str| with(true, host, "");
     let spread = |host: &str| with(false, host, "");
     let cases: Vec<(&str, Vec<String>, bool)> = vec![
         ("none", vec![], false),
-        (
-            "service's namespace",
-            vec![rule("default", "d", &sticky("a"))],
-            true,
-        ),
-        (
-            "not exported",
-            vec![rule("default", "d", &with(true, "a", ", exportTo: ['.']"))],
-            false,
-        ),
-        (
-            "a stranger's namespace",
-            vec![rule("other", "d", &sticky(host))],
-            false,
-        ),
+        ("service's namespace", vec![rule("default", "d", &sticky("a"))], true),
+        ("not exported", vec![rule("default", "d", &with(true, "a", ", exportTo: ['.']"))], false),
+        ("a stranger's namespace", vec![rule("other", "d", &sticky(host))], false),
         ("root", vec![rule("root", "d", &sticky(host))], true),
-        (
-            "client before service",
-            vec![
-                rule("client", "d", &sticky(host)),
-                rule("default", "d", &spread("a")),
-            ],
-            true,
-        ),
-        (
-            "service before root",
-            vec![
-                rule("default", "d", &sticky("a")),
-                rule("root", "d", &spread(host)),
-            ],
-            true,
-        ),
-        (
-            "wildcard",
-            vec![rule("default", "d", &sticky("'*.cluster.local'"))],
-            true,
-        ),
+        ("client before service", vec![rule("client", "d", &sticky(host)), rule("default", "d", &spread("a"))], true),
+        ("service before root", vec![rule("default", "d", &sticky("a")), rule("root", "d", &spread(host))], true),
+        ("wildcard", vec![rule("default", "d", &sticky("'*.cluster.local'"))], true),
         (
             "exact before wildcard",
-            vec![
-                rule("default", "d", &spread("'*.cluster.local'")),
-                rule("default", "e", &sticky("a")),
-            ],
+            vec![rule("default", "d", &spread("'*.cluster.local'")), rule("default", "e", &sticky("a"))],
             true,
         ),
         (
             "longest wildcard",
-            vec![
-                rule("default", "d", &spread("'*.local'")),
-                rule("default", "e", &sticky("'*.cluster.local'")),
-            ],
+            vec![rule("default", "d", &spread("'*.local'")), rule("default", "e", &sticky("'*.cluster.local'"))],
             true,
         ),
         (
             "wildcard nearer before exact farther",
-            vec![
-                rule("client", "d", &sticky("'*.local'")),
-                rule("default", "e", &spread("a")),
-            ],
+            vec![rule("client", "d", &sticky("'*.local'")), rule("default", "e", &spread("a"))],
             true,
         ),
         (
             "first policy of one host",
-            vec![
-                rule("default", "e", &spread("a")),
-                rule("default", "d", &sticky("a")),
-            ],
+            vec![rule("default", "e", &spread("a")), rule("default", "d", &sticky("a"))],
             true,
         ),
     ];
-    let identity = Identity {
-        namespace: "client".into(),
-        root_namespace: "root".into(),
-        ..identity()
-    };
+    let identity = Identity { namespace: "client".into(), root_namespace: "root".into(), ..identity() };
     for (case, mut rules, sticky) in cases {
-        rules.extend([
-            service("a", 1, &["tcp:80"]),
-            gateway("g", SERVER),
-            routes("v", &to("a")),
-        ]);
+        rules.extend([service("a", 1, &["tcp:80"]), gateway("g", SERVER), routes("v", &to("a"))]);
         let (model, _) = meaning_to(&join(&rules), &identity);
-        let Action::Tcp(taken) = &model.listeners[0].action else {
-            panic!("{case}: not balanced")
-        };
+        let Action::Tcp(taken) = &model.listeners[0].action else { panic!("{case}: not balanced") };
         assert_eq!(taken.hash == HashKey::SourceIp, sticky, "{case}");
     }
 }
@@ -136,10 +76,7 @@ fn a_client_in_the_root_namespace_takes_the_services_rule_before_the_meshs() {
     };
     assert_eq!(hash(&text), HashKey::SourceIp);
     // For the gateway's own namespace alone: then it is the gateway's own rule, and comes first.
-    assert_eq!(
-        hash(&text.replace("simple: RANDOM}}", "simple: RANDOM}}, exportTo: ['.']")),
-        HashKey::Flow
-    );
+    assert_eq!(hash(&text.replace("simple: RANDOM}}", "simple: RANDOM}}, exportTo: ['.']")), HashKey::Flow);
 }
 
 #[test]
@@ -147,32 +84,16 @@ fn policies_of_subsets_and_ports_replace_whole_blocks() {
     let sticky = "loadBalancer: {consistentHash: {useSourceIp: true}}";
     let random = "loadBalancer: {simple: RANDOM}";
     let cases = [
+        (format!("trafficPolicy: {{{sticky}}}"), "{}".to_owned(), HashKey::SourceIp),
+        (format!("trafficPolicy: {{{sticky}}}"), format!("{{{random}}}"), HashKey::Flow),
+        (format!("trafficPolicy: {{{random}}}"), format!("{{{sticky}}}"), HashKey::SourceIp),
         (
-            format!("trafficPolicy: {{{sticky}}}"),
-            "{}".to_owned(),
-            HashKey::SourceIp,
-        ),
-        (
-            format!("trafficPolicy: {{{sticky}}}"),
-            format!("{{{random}}}"),
-            HashKey::Flow,
-        ),
-        (
-            format!("trafficPolicy: {{{random}}}"),
-            format!("{{{sticky}}}"),
-            HashKey::SourceIp,
-        ),
-        (
-            format!(
-                "trafficPolicy: {{{sticky}, portLevelSettings: [{{port: {{number: 80}}, tls: {{}}}}]}}"
-            ),
+            format!("trafficPolicy: {{{sticky}, portLevelSettings: [{{port: {{number: 80}}, tls: {{}}}}]}}"),
             "{}".to_owned(),
             HashKey::Flow,
         ),
         (
-            format!(
-                "trafficPolicy: {{{sticky}, portLevelSettings: [{{port: {{number: 81}}, tls: {{}}}}]}}"
-            ),
+            format!("trafficPolicy: {{{sticky}, portLevelSettings: [{{port: {{number: 81}}, tls: {{}}}}]}}"),
             "{}".to_owned(),
             HashKey::SourceIp,
         ),
@@ -183,18 +104,15 @@ fn policies_of_subsets_and_ports_replace_whole_blocks() {
         ),
     ];
     for (top, subset, expected) in cases {
-        let rule = format!(
-            "{{host: a, {top}, subsets: [{{name: v1, labels: {{version: v1}}, trafficPolicy: {subset}}}]}}"
-        );
+        let rule =
+            format!("{{host: a, {top}, subsets: [{{name: v1, labels: {{version: v1}}, trafficPolicy: {subset}}}]}}");
         let (model, findings) = meaning(&join(&[
             service("a", 1, &["tcp:80"]),
             gateway("g", SERVER),
             object("DestinationRule", "d", &rule),
             routes("v", "{route: [{destination: {host: a, subset: v1}}]}"),
         ]));
-        let Action::Tcp(taken) = &model.listeners[0].action else {
-            panic!("not balanced: {findings:#?}")
-        };
+        let Action::Tcp(taken) = &model.listeners[0].action else { panic!("not balanced: {findings:#?}") };
         assert_eq!(taken.hash, expected, "{rule}");
     }
 }
@@ -208,32 +126,19 @@ fn plaintext_is_never_sent_where_something_else_is_asked_for() {
         "proxyProtocol: {version: V2}",
     ] {
         let rule = format!("{{host: a, trafficPolicy: {{{policy}}}}}");
-        let (found, findings) = led(&[
-            gateway("g", SERVER),
-            object("DestinationRule", "d", &rule),
-            routes("v", &to("a")),
-        ]);
+        let (found, findings) =
+            led(&[gateway("g", SERVER), object("DestinationRule", "d", &rule), routes("v", &to("a"))]);
         assert_eq!(found, ["g *:100 proxy Tcp"], "{policy}");
-        let objects: Vec<_> = findings
-            .iter()
-            .map(|finding| (finding.code, finding.object.as_str()))
-            .collect();
+        let objects: Vec<_> = findings.iter().map(|finding| (finding.code, finding.object.as_str())).collect();
         assert_eq!(
             objects,
-            [
-                (code::UNSUPPORTED, "DestinationRule default/d"),
-                (code::UNSUPPORTED, "VirtualService default/v")
-            ],
+            [(code::UNSUPPORTED, "DestinationRule default/d"), (code::UNSUPPORTED, "VirtualService default/v")],
             "{policy}"
         );
     }
     let (found, findings) = led(&[
         gateway("g", SERVER),
-        object(
-            "DestinationRule",
-            "d",
-            "{host: a, trafficPolicy: {tls: {mode: DISABLE}}}",
-        ),
+        object("DestinationRule", "d", "{host: a, trafficPolicy: {tls: {mode: DISABLE}}}"),
         routes("v", &to("a")),
     ]);
     assert_eq!((found, findings), (vec![A.to_owned()], vec![]));

@@ -16,11 +16,7 @@ pub fn service_entry(entry: &ServiceEntry) -> Vec<Refusal> {
     }
     for (index, host) in entry.hosts.iter().enumerate() {
         match host.as_str() {
-            "*" => check.refuse(
-                format!("spec.hosts[{index}]"),
-                "`*` is no ServiceEntry host",
-                "Name the hosts.",
-            ),
+            "*" => check.refuse(format!("spec.hosts[{index}]"), "`*` is no ServiceEntry host", "Name the hosts."),
             host => check.host(format!("spec.hosts[{index}]"), host),
         }
     }
@@ -34,36 +30,20 @@ pub fn service_entry(entry: &ServiceEntry) -> Vec<Refusal> {
         if port.name.is_empty() {
             check.refuse(&path, "the port has no name", "Add `name`.");
         } else if !names.insert(port.name.as_str()) {
-            check.refuse(
-                format!("{path}.name"),
-                format!("port name `{}` stands twice", port.name),
-                "Rename one.",
-            );
+            check.refuse(format!("{path}.name"), format!("port name `{}` stands twice", port.name), "Rename one.");
         }
         if !numbers.insert(port.number) {
-            check.refuse(
-                format!("{path}.number"),
-                format!("port {} stands twice", port.number),
-                "Remove one.",
-            );
+            check.refuse(format!("{path}.number"), format!("port {} stands twice", port.number), "Remove one.");
         }
         if let Some(target) = port.target_port {
             check.port(format!("{path}.targetPort"), target);
         }
     }
     if !entry.endpoints.is_empty() && entry.workload_selector.is_some() {
-        check.refuse(
-            "spec.endpoints",
-            "endpoints and workloadSelector exclude each other",
-            "Remove one of the two.",
-        );
+        check.refuse("spec.endpoints", "endpoints and workloadSelector exclude each other", "Remove one of the two.");
     }
     if !entry.endpoints.is_empty() && entry.resolution == Resolution::None {
-        check.refuse(
-            "spec.endpoints",
-            "resolution NONE has no endpoints",
-            "Set `resolution: STATIC`.",
-        );
+        check.refuse("spec.endpoints", "resolution NONE has no endpoints", "Set `resolution: STATIC`.");
     }
     for (index, endpoint) in entry.endpoints.iter().enumerate() {
         let path = format!("spec.endpoints[{index}]");
@@ -77,17 +57,10 @@ pub fn service_entry(entry: &ServiceEntry) -> Vec<Refusal> {
             );
         }
         let address = endpoint.address.as_str();
-        let literal = address.is_empty()
-            || address.starts_with("unix://")
-            || address.parse::<IpAddr>().is_ok();
+        let literal = address.is_empty() || address.starts_with("unix://") || address.parse::<IpAddr>().is_ok();
         if entry.resolution == Resolution::Static && !literal {
-            let message =
-                format!("`{address}` is not an IP address, which resolution STATIC needs");
-            check.refuse(
-                format!("{path}.address"),
-                message,
-                "Write an address, or use `resolution: DNS`.",
-            );
+            let message = format!("`{address}` is not an IP address, which resolution STATIC needs");
+            check.refuse(format!("{path}.address"), message, "Write an address, or use `resolution: DNS`.");
         }
     }
     check.export_to("spec.exportTo", &entry.export_to);
@@ -118,19 +91,9 @@ fn workload(check: &mut Check, path: &str, entry: &WorkloadEntry) {
 
 pub fn service(service: &Service) -> Vec<Refusal> {
     let mut check = Check::default();
-    let single = service
-        .cluster_ip
-        .iter()
-        .map(|ip| ("spec.clusterIP".to_owned(), ip));
-    let many = service
-        .cluster_ips
-        .iter()
-        .enumerate()
-        .map(|(index, ip)| (format!("spec.clusterIPs[{index}]"), ip));
-    for (path, ip) in single
-        .chain(many)
-        .filter(|(_, ip)| !ip.is_empty() && *ip != "None")
-    {
+    let single = service.cluster_ip.iter().map(|ip| ("spec.clusterIP".to_owned(), ip));
+    let many = service.cluster_ips.iter().enumerate().map(|(index, ip)| (format!("spec.clusterIPs[{index}]"), ip));
+    for (path, ip) in single.chain(many).filter(|(_, ip)| !ip.is_empty() && *ip != "None") {
         check.address(path, ip);
     }
     for (index, port) in service.ports.iter().enumerate() {
@@ -154,16 +117,8 @@ pub fn endpoint_slice(slice: &EndpointSlice) -> Vec<Refusal> {
     match slice.address_type.as_str() {
         "IPv4" | "IPv6" => {}
         "FQDN" => return check.refusals,
-        "" => check.refuse(
-            "",
-            "the slice has no addressType",
-            "Add `addressType: IPv4` or IPv6.",
-        ),
-        other => check.refuse(
-            "addressType",
-            format!("unknown address type `{other}`"),
-            "Use IPv4 or IPv6.",
-        ),
+        "" => check.refuse("", "the slice has no addressType", "Add `addressType: IPv4` or IPv6."),
+        other => check.refuse("addressType", format!("unknown address type `{other}`"), "Use IPv4 or IPv6."),
     }
     for (index, endpoint) in slice.endpoints.iter().enumerate() {
         for (at, text) in endpoint.addresses.iter().enumerate() {
@@ -175,11 +130,7 @@ pub fn endpoint_slice(slice: &EndpointSlice) -> Vec<Refusal> {
             };
             if !fits {
                 let message = format!("`{text}` is not an {} address", slice.address_type);
-                check.refuse(
-                    path,
-                    message,
-                    "A slice holds addresses of its addressType only.",
-                );
+                check.refuse(path, message, "A slice holds addresses of its addressType only.");
             }
         }
     }
@@ -188,17 +139,8 @@ pub fn endpoint_slice(slice: &EndpointSlice) -> Vec<Refusal> {
 
 pub fn pod(pod: &Pod) -> Vec<Refusal> {
     let mut check = Check::default();
-    let single = pod
-        .status
-        .pod_ip
-        .iter()
-        .map(|ip| ("status.podIP".to_owned(), ip));
-    let many = pod
-        .status
-        .pod_ips
-        .iter()
-        .enumerate()
-        .map(|(index, ip)| (format!("status.podIPs[{index}].ip"), &ip.ip));
+    let single = pod.status.pod_ip.iter().map(|ip| ("status.podIP".to_owned(), ip));
+    let many = pod.status.pod_ips.iter().enumerate().map(|(index, ip)| (format!("status.podIPs[{index}].ip"), &ip.ip));
     for (path, ip) in single.chain(many).filter(|(_, ip)| !ip.is_empty()) {
         check.address(path, ip);
     }

@@ -27,46 +27,25 @@ struct Check {
 }
 
 impl Check {
-    fn refuse(
-        &mut self,
-        path: impl Into<String>,
-        message: impl Into<String>,
-        remedy: &'static str,
-    ) {
-        self.refusals.push(Refusal {
-            path: path.into(),
-            message: message.into(),
-            remedy,
-        });
+    fn refuse(&mut self, path: impl Into<String>, message: impl Into<String>, remedy: &'static str) {
+        self.refusals.push(Refusal { path: path.into(), message: message.into(), remedy });
     }
 
     fn port(&mut self, path: String, number: u32) {
         if !(1..=65_535).contains(&number) {
-            self.refuse(
-                path,
-                format!("{number} is not a port number"),
-                "Ports go from 1 to 65535.",
-            );
+            self.refuse(path, format!("{number} is not a port number"), "Ports go from 1 to 65535.");
         }
     }
 
     fn address(&mut self, path: String, text: &str) {
         if text.parse::<IpAddr>().is_err() {
-            self.refuse(
-                path,
-                format!("`{text}` is not an IP address"),
-                "Write an IPv4 or IPv6 address.",
-            );
+            self.refuse(path, format!("`{text}` is not an IP address"), "Write an IPv4 or IPv6 address.");
         }
     }
 
     fn subnet(&mut self, path: String, text: &str) {
         if text.parse::<IpAddr>().is_err() && text.parse::<IpNet>().is_err() {
-            self.refuse(
-                path,
-                format!("`{text}` is neither an IP address nor a subnet"),
-                "Write it like 10.0.0.0/8.",
-            );
+            self.refuse(path, format!("`{text}` is neither an IP address nor a subnet"), "Write it like 10.0.0.0/8.");
         }
     }
 
@@ -75,43 +54,22 @@ impl Check {
         let name = name.strip_suffix('.').unwrap_or(name);
         let label = |label: &str| {
             (1..=63).contains(&label.len())
-                && label
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
                 && !label.starts_with('-')
                 && !label.ends_with('-')
         };
-        if host == "*"
-            || host.parse::<IpAddr>().is_ok()
-            || (name.len() <= 255 && name.split('.').all(label))
-        {
+        if host == "*" || host.parse::<IpAddr>().is_ok() || (name.len() <= 255 && name.split('.').all(label)) {
             return;
         }
-        self.refuse(
-            path,
-            format!("`{host}` is not a host name"),
-            "A wildcard may only be the whole first label.",
-        );
+        self.refuse(path, format!("`{host}` is not a host name"), "A wildcard may only be the whole first label.");
     }
 
     fn export_to(&mut self, path: &str, export_to: &[String]) {
-        if export_to.len() > 1
-            && export_to
-                .iter()
-                .any(|namespace| matches!(namespace.as_str(), "*" | "~"))
-        {
-            self.refuse(
-                path,
-                "`*` and `~` stand alone in exportTo",
-                "Remove the other namespaces.",
-            );
+        if export_to.len() > 1 && export_to.iter().any(|namespace| matches!(namespace.as_str(), "*" | "~")) {
+            self.refuse(path, "`*` and `~` stand alone in exportTo", "Remove the other namespaces.");
         }
         if export_to.iter().collect::<BTreeSet<_>>().len() != export_to.len() {
-            self.refuse(
-                path,
-                "a namespace stands twice in exportTo",
-                "Remove one of the two.",
-            );
+            self.refuse(path, "a namespace stands twice in exportTo", "Remove one of the two.");
         }
     }
 }
