@@ -18,7 +18,7 @@ use crate::{
     model::{self, Identity, Model},
     observe::{
         admin,
-        shared::{Shared, State},
+        shared::{Settled, Shared, State},
     },
     plan::diff,
     source::{
@@ -181,16 +181,14 @@ impl Agent {
         }
         let (ids, image) = adopt(&left, maps.meta(Meta::NextBackend)? as u32);
         let revision = maps.meta(Meta::Revision)?;
-        let state = State::new(
-            maps,
-            pins.clone(),
-            image,
-            revision,
-            attachments.clone(),
-            options.timeouts,
-            options.limits.flows,
+        let settled = Settled {
+            pins: pins.clone(),
+            attachments: attachments.clone(),
+            timeouts: options.timeouts,
+            max_flows: options.limits.flows,
             ticks_per_second,
-        );
+        };
+        let state = State::new(maps, image, revision, settled);
         let shared: Shared = Arc::new(Mutex::new(state));
         let mut agent = Self {
             options,
@@ -323,7 +321,7 @@ impl Agent {
         let start = Instant::now();
         let result = self.put(model).await;
         self.announce(start, result);
-        for attachment in self.state(|state| state.attachments.clone()) {
+        for attachment in self.state(|state| state.settled.attachments.clone()) {
             if let Err(error) = self.loaded.attach(&attachment.interface, attachment.mode) {
                 tracing::debug!("{error}");
             }

@@ -54,8 +54,8 @@ impl State {
         let mut sweep = Sweep::default();
         let pass = Pass {
             now,
-            ticks_per_second: self.ticks_per_second,
-            timeouts: self.timeouts,
+            ticks_per_second: self.settled.ticks_per_second,
+            timeouts: self.settled.timeouts,
             ended: reset.then(|| self.image.backends.keys().copied().collect()),
         };
         pass.family(&mut self.maps.v4, "FLOWS4", &mut sweep)?;
@@ -115,7 +115,7 @@ impl State {
                 backend: SocketAddr::new(entry.to.dst.decode(), entry.to.dport.get()),
                 source: SocketAddr::new(entry.to.src.decode(), entry.to.sport.get()),
                 state: entry.state.phase().name(),
-                idle: now.wrapping_sub(entry.seen) / self.ticks_per_second.max(1),
+                idle: now.wrapping_sub(entry.seen) / self.settled.ticks_per_second.max(1),
                 rule,
                 destination,
             });

@@ -84,7 +84,7 @@ pub struct Flows {
 
 impl State {
     pub fn status(&self) -> Result<Status, MapsError> {
-        let interfaces = self.attachments.iter().map(|attachment| Interface {
+        let interfaces = self.settled.attachments.iter().map(|attachment| Interface {
             name: attachment.interface.clone(),
             mode: attachment.mode.name(),
             program: attachment.mode.programs().0,
@@ -102,7 +102,7 @@ impl State {
             stale: self.stale.clone(),
             interfaces: interfaces.collect(),
             rules: self.rules()?,
-            flows: Flows { live: self.sweep.live, max: self.max_flows },
+            flows: Flows { live: self.sweep.live, max: self.settled.max_flows },
             counters: counters.collect(),
             findings: self.findings.len(),
         })
