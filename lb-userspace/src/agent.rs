@@ -80,6 +80,10 @@ pub enum OnExit {
 pub enum AgentError {
     #[error("{0}")]
     Unreadable(String),
+    #[error(
+        "{0}\nthe configuration is broken and a former agent's tables are in force: they stay as they are; repair it, or `meltemi detach` first"
+    )]
+    Broken(String),
     #[error(transparent)]
     Watch(#[from] WatchError),
     #[error(transparent)]
@@ -179,6 +183,7 @@ impl Agent {
                 "adopting the tables of a former agent"
             );
         }
+        let adopted = !left.vips.is_empty();
         let (ids, image) = adopt(&left, maps.meta(Meta::NextBackend)? as u32);
         let revision = maps.meta(Meta::Revision)?;
         let settled = Settled {
@@ -209,6 +214,11 @@ impl Agent {
         let files = file::load(&agent.options.config);
         if let Some(unreadable) = files.unreadable.first() {
             return Err(AgentError::Unreadable(unreadable.to_string()));
+        }
+        // What is broken now may be in force in the adopted tables, and only its absence could be compiled.
+        let mut rejected = files.files.iter().flat_map(|file| &file.findings);
+        if let Some(finding) = rejected.find(|finding| adopted && finding.severity == Severity::Error) {
+            return Err(AgentError::Broken(finding.to_string()));
         }
         agent.take(&files).await?;
         for mode in Mode::ALL {
