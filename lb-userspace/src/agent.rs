@@ -112,7 +112,15 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     check_ports(options.snat_ports)?;
     let (sender, mut changes) = mpsc::channel(1);
     let watch = Watch::new(&options.config)?;
-    let mut agent = Agent::start(options).await?;
+    let pins = Pins::new(&options.pin);
+    let lock = pins.lock().map_err(LoadError::from)?;
+    let fresh = !pins.exists();
+    let started = Agent::start(options, pins.clone(), lock).await;
+    if started.is_err() && fresh {
+        // Nothing is in force yet that would be worth keeping.
+        let _ = pins.remove();
+    }
+    let mut agent = started?;
     std::thread::spawn(move || follow(&watch, &sender));
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
@@ -161,9 +169,7 @@ struct Agent {
 
 impl Agent {
     /// Brings the first revision into force, then attaches.
-    async fn start(options: Options) -> Result<Self, AgentError> {
-        let pins = Pins::new(&options.pin);
-        let lock = pins.lock().map_err(LoadError::from)?;
+    async fn start(options: Options, pins: Pins, lock: std::fs::File) -> Result<Self, AgentError> {
         let network = Network::open()?;
         let attachments = plan_attachments(&options, &network.links().await?)?;
         let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64);
