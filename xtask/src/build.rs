@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use crate::sh;
-use crate::toolchain::{Compiler, TARGET};
+use crate::toolchain::TARGET;
 use crate::tools::{self, Tools};
 
 /// Which profile the programs for this host get. The BPF programs are always optimised: the verifier asks for it.
@@ -77,30 +77,19 @@ pub fn bpf_cargo(tools: &Tools, verb: &str) -> Result<std::process::Command> {
     let mut cargo = tools.compiler.cargo(verb);
     cargo.args(["--package", "lb-ebpf", "--target", TARGET, "-Z", "build-std=core"]);
     cargo.arg("--target-dir").arg(sh::root().join("target/bpf"));
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags(tools)?.join("\x1f"));
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags(tools).join("\x1f"));
     Ok(cargo)
 }
 
-fn flags(tools: &Tools) -> Result<Vec<String>> {
-    // aya-ebpf's bindings are per host architecture; cpu v3 is in every kernel since 5.1.
-    let mut flags = vec![
+fn flags(tools: &Tools) -> Vec<String> {
+    // aya-ebpf's bindings are per host architecture.
+    vec![
         format!("--cfg=bpf_target_arch=\"{}\"", ARCH),
         format!("-Clinker={}", tools.linker.path.display()),
         "-Cdebuginfo=2".into(),
         "-Clink-arg=--btf".into(),
         "-Cpanic=abort".into(),
-        "-Ctarget-cpu=v3".into(),
-    ];
-    // The verifier lets packet loads be unaligned where the machine can do them; without this feature the compiler
-    // splits them into bytes.
-    let feature = "allows-misaligned-mem-access";
-    if knows_feature(&tools.compiler, feature)? {
-        flags.push(format!("-Ctarget-feature=+{feature}"));
-    }
-    Ok(flags)
-}
-
-fn knows_feature(compiler: &Compiler, feature: &str) -> Result<bool> {
-    let list = sh::capture(compiler.rustc().args(["--print", "target-features", "--target", TARGET]))?;
-    Ok(list.split_whitespace().any(|word| word == feature))
+        // v3 would add 32-bit registers, into which the compiler moves packet pointers; the verifier refuses that.
+        "-Ctarget-cpu=v2".into(),
+    ]
 }
