@@ -7,6 +7,7 @@ pub mod agent;
 pub mod demo;
 pub mod echo;
 pub mod example;
+pub mod packet;
 pub mod poll;
 pub mod stats;
 pub mod world;
