@@ -1,3 +1,4 @@
 //! All tests that cross rooms, in one binary: linking is the slowest part of building tests.
 
+mod flows;
 mod world_check;
