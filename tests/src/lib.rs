@@ -4,6 +4,7 @@
 //! the demonstration and the bench.
 
 pub mod agent;
+pub mod bench;
 pub mod demo;
 pub mod echo;
 pub mod example;

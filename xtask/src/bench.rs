@@ -4,7 +4,7 @@
 
 use anyhow::Result;
 
-use crate::{build, host, packages, sh};
+use crate::{build, host, packages, sh, tools};
 
 /// Everything given goes to the bench binary; `--help` after `--` shows its own options.
 #[derive(clap::Args)]
@@ -18,9 +18,11 @@ pub struct Args {
 pub fn bench(args: &Args) -> Result<()> {
     host::require_root("the bench loads programs and makes network namespaces", "cargo xtask bench")?;
     packages::ensure_world_tools()?;
+    packages::ensure_bench_tools()?;
     let built = build::build(&build::Args::default())?;
+    let bench_object = build::build_bench_bpf(&tools::obtain()?)?;
     host::mount_bpffs()?;
     let mut command = sh::command(built.bin.join("meltemi-bench"));
-    command.args(&args.rest).env("MELTEMI_BIN", built.bin.join("meltemi")).env("MELTEMI_BPF_OBJECT", &built.object);
+    command.args(&args.rest).env("MELTEMI_BIN", built.bin.join("meltemi")).env("MELTEMI_BENCH_OBJECT", &bench_object);
     Err(sh::exec(command))
 }

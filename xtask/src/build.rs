@@ -4,7 +4,7 @@
 
 use std::env::consts::ARCH;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -47,21 +47,31 @@ pub fn build(args: &Args) -> Result<Built> {
 
 /// Builds the BPF programs and puts them at target/bpf/meltemi.bpf.o.
 pub fn build_bpf(tools: &Tools) -> Result<PathBuf> {
-    let started = Instant::now();
     let target_dir = sh::root().join("target/bpf");
-    let built = target_dir.join(TARGET).join("release/lb-ebpf");
-    let object = target_dir.join("meltemi.bpf.o");
+    let first = !target_dir.join(TARGET).join("release/lb-ebpf").exists();
     sh::say(format!(
         "building the BPF programs{}",
-        if built.exists() { "" } else { " (about 40 s the first time: core is built from source)" }
+        if first { " (about 40 s the first time: core is built from source)" } else { "" }
     ));
+    build_object(tools, "lb-ebpf", &[], &target_dir.join("meltemi.bpf.o"))
+}
+
+/// Builds the bench's own BPF programs and puts them at target/bpf/bench.bpf.o.
+pub fn build_bench_bpf(tools: &Tools) -> Result<PathBuf> {
+    let object = sh::root().join("target/bpf/bench.bpf.o");
+    build_object(tools, "lb-ebpf-bench", &["--features", "bench"], &object)
+}
+
+fn build_object(tools: &Tools, binary: &str, more: &[&str], object: &Path) -> Result<PathBuf> {
+    let started = Instant::now();
+    let built = sh::root().join("target/bpf").join(TARGET).join("release").join(binary);
     let mut cargo = bpf_cargo(tools, "build")?;
-    cargo.arg("--release");
+    cargo.args(["--release", "--bin", binary]).args(more);
     sh::run(&mut cargo)?;
     let bytes = fs::read(&built).with_context(|| format!("the build left no {}", built.display()))?;
     // An unchanged object keeps its time, so that the agent which embeds it is not built again.
-    if fs::read(&object).ok().as_ref() != Some(&bytes) {
-        fs::write(&object, &bytes).with_context(|| format!("cannot write {}", object.display()))?;
+    if fs::read(object).ok().as_ref() != Some(&bytes) {
+        fs::write(object, &bytes).with_context(|| format!("cannot write {}", object.display()))?;
     }
     sh::say(format!(
         "built {} ({} KiB) in {:.0} s",
@@ -69,7 +79,7 @@ pub fn build_bpf(tools: &Tools) -> Result<PathBuf> {
         bytes.len() / 1024,
         started.elapsed().as_secs_f32()
     ));
-    Ok(object)
+    Ok(object.to_owned())
 }
 
 /// `cargo VERB` for lb-ebpf: BPF target, core from source, our flags.

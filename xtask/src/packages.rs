@@ -23,6 +23,14 @@ pub const WORLD_TOOLS: [Tool; 5] = [
     Tool { program: "nsenter", package: "util-linux" },
 ];
 
+/// What `cargo xtask bench` compares with, and the client and server it uses.
+const BENCH_TOOLS: [Tool; 4] = [
+    Tool { program: "wrk", package: "wrk" },
+    Tool { program: "nginx", package: "nginx-light" },
+    Tool { program: "haproxy", package: "haproxy" },
+    Tool { program: "taskset", package: "util-linux" },
+];
+
 /// The packages whose programs are not there, each once.
 pub fn missing(tools: &[Tool]) -> Vec<&'static str> {
     let mut packages: Vec<&str> =
@@ -34,6 +42,12 @@ pub fn missing(tools: &[Tool]) -> Vec<&'static str> {
 /// Installs what the namespaces need, where something is missing.
 pub fn ensure_world_tools() -> Result<()> {
     let packages = missing(&WORLD_TOOLS);
+    if packages.is_empty() { Ok(()) } else { install(&packages) }
+}
+
+/// Installs what the bench compares with, where something is missing.
+pub fn ensure_bench_tools() -> Result<()> {
+    let packages = missing(&BENCH_TOOLS);
     if packages.is_empty() { Ok(()) } else { install(&packages) }
 }
 

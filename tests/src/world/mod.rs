@@ -122,7 +122,8 @@ pub struct World {
     options: Options,
     pub client: Netns,
     pub lb: Netns,
-    net: Netns,
+    /// The bridge between the balancer host (`up0`) and the backends.
+    pub net: Netns,
     pub backends: Vec<Backend>,
     janitor: Janitor,
     _turn: MutexGuard<'static, ()>,
