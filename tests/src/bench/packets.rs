@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use anyhow::{Result, bail, ensure};
 use aya::Pod;
 use aya::maps::{HashMap, MapData};
-use aya::programs::ProgramFd;
 use lb_common::flow::{Tuple, V4, V6};
 use lb_common::table::Forwarding;
 use lb_common::verdict::Reason;
@@ -128,7 +127,6 @@ struct Stand {
     lru4: HashMap<MapData, Plain<Tuple<V4>>, [u64; 6]>,
     lru6: HashMap<MapData, Plain<Tuple<V6>>, [u64; 9]>,
     hash4: HashMap<MapData, Plain<Tuple<V4>>, [u64; 6]>,
-    ours: ProgramFd,
 }
 
 /// Measures all rows; to be run on the balancer host of a world, on one CPU. `out` is the interface towards the backends.
@@ -159,13 +157,12 @@ impl Stand {
         let (lru4, lru6, hash4) = (programs.take("BASE_LRU4")?, programs.take("BASE_LRU6")?, programs.take("BASE_HASH4")?);
         let mut production =
             Production::load(&[("FLOWS4", CAPACITY), ("FLOWS6", CAPACITY), ("PENDING4", PENDING), ("PENDING6", 4_096)])?;
-        let ours = production.xdp()?;
         let [v4, v6] = vips();
         production.listen(v4, Ipv4Addr::new(10, 1, 0, 1).into(), backends, Forwarding::Snat)?;
         // Only its port matters: the flows of IPv6 are established ones.
         production.listen(v6, v6, &[SocketAddr::new(step(v6, 1), ECHO_PORT)], Forwarding::Snat)?;
         let (lru4, lru6, hash4) = (lru4.try_into()?, lru6.try_into()?, hash4.try_into()?);
-        Ok(Stand { programs, production, lru4, lru6, hash4, ours })
+        Ok(Stand { programs, production, lru4, lru6, hash4 })
     }
 
     /// The baseline maps hold the same keys as the flow tables.
@@ -205,7 +202,7 @@ impl Stand {
                 let program = self.programs.own(name)?;
                 self.programs.put(&program)?;
             }
-            None => self.programs.put(&self.ours)?,
+            None => self.programs.put(self.production.xdp())?,
         }
         let (verdict, reason) = case.expected();
         let before = reason.map(|reason| self.production.counted(reason)).transpose()?;
@@ -213,7 +210,8 @@ impl Stand {
         ensure!(last == verdict, "{case:?} ended with XDP verdict {last}: {}", self.production.all_counted()?);
         if let (Some(reason), Some(before)) = (reason, before) {
             let counted = self.production.counted(reason)? - before;
-            if counted != u64::from(repeat) {
+            // Among random SYNs a few come twice.
+            if counted < u64::from(repeat - repeat / 1_000) {
                 let all = self.production.all_counted()?;
                 bail!("{case:?}: {} was counted {counted} times for {repeat} packets; so far: {all}", reason.name());
             }

@@ -83,6 +83,7 @@ pub fn keys<A: Encode>(vip: IpAddr, forwarding: Forwarding, number: u32) -> Opti
 pub struct Production {
     ebpf: Ebpf,
     pub maps: KernelMaps,
+    ours: ProgramFd,
 }
 
 impl Production {
@@ -97,30 +98,20 @@ impl Production {
             loader.map_max_entries(map, *entries);
         }
         let mut ebpf = loader.load(OBJECT)?;
+        let ours = load_xdp(&mut ebpf)?;
+        // Only now: some maps are closed once they are mapped into memory, and programs name maps by descriptor.
         let mut maps = KernelMaps::open(|name| ebpf.take_map(name).ok_or(MapError::KeyNotFound))?;
         maps.set_settings(Settings { snat_first: 10_000, snat_count: 22_768, refresh: u32::MAX })?;
-        Ok(Production { ebpf, maps })
+        Ok(Production { ebpf, maps, ours })
     }
 
     /// The fast program of native XDP, its slow one in place.
-    ///
-    /// # Errors
-    /// When the verifier refuses one of them.
-    pub fn xdp(&mut self) -> Result<ProgramFd> {
-        let (fast, slow) = Mode::Xdp.programs();
-        let mut fds = Vec::new();
-        for name in [slow, fast] {
-            let program: &mut Xdp = self.ebpf.program_mut(name).context("no such program")?.try_into()?;
-            program.load()?;
-            fds.push(program.fd()?.try_clone()?);
-        }
-        let mut slots: ProgramArray<&mut MapData> =
-            self.ebpf.map_mut("SLOW_XDP").context("no program array")?.try_into()?;
-        slots.set(0, &fds[0], 0)?;
-        fds.pop().context("no program")
+    #[must_use]
+    pub fn xdp(&self) -> &ProgramFd {
+        &self.ours
     }
 
-    /// Attaches native XDP, until this value is dropped. Before that, [`Production::xdp`].
+    /// Attaches native XDP, until this value is dropped.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -192,6 +183,19 @@ impl Production {
         let counted = counters.iter().filter(|(_, count)| *count > 0);
         Ok(counted.map(|(reason, count)| format!("{} {count}", reason.name())).collect::<Vec<_>>().join(", "))
     }
+}
+
+fn load_xdp(ebpf: &mut Ebpf) -> Result<ProgramFd> {
+    let (fast, slow) = Mode::Xdp.programs();
+    let mut fds = Vec::new();
+    for name in [slow, fast] {
+        let program: &mut Xdp = ebpf.program_mut(name).context("no such program")?.try_into()?;
+        program.load().with_context(|| format!("program {name}"))?;
+        fds.push(program.fd()?.try_clone()?);
+    }
+    let mut slots: ProgramArray<&mut MapData> = ebpf.map_mut("SLOW_XDP").context("no program array")?.try_into()?;
+    slots.set(0, &fds[0], 0)?;
+    fds.pop().context("no program")
 }
 
 fn fill<A: Encode>(
