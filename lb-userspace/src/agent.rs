@@ -29,6 +29,7 @@ use crate::{
 };
 use lb_common::{conntrack::Timeouts, table::Settings};
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, Mutex},
@@ -99,6 +100,8 @@ pub enum AgentError {
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// Time between two looks at the flow table.
 const UPKEEP: Duration = Duration::from_secs(5);
+/// Upkeep takes at most one part in this of the agent's time, however large the tables are.
+const UPKEEP_SHARE: u32 = 50;
 
 /// Runs until a signal ends it.
 pub async fn run(options: Options) -> Result<(), AgentError> {
@@ -109,14 +112,17 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     std::thread::spawn(move || follow(&watch, &sender));
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
-    let mut upkeep = tokio::time::interval(UPKEEP);
-    upkeep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut next = tokio::time::Instant::now() + UPKEEP;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             Some(()) = changes.recv() => agent.reload().await,
-            _ = upkeep.tick() => agent.upkeep().await,
+            _ = tokio::time::sleep_until(next) => {
+                let start = tokio::time::Instant::now();
+                agent.upkeep().await;
+                next = tokio::time::Instant::now() + UPKEEP.max(start.elapsed() * UPKEEP_SHARE);
+            }
         }
     }
     agent.stop();
@@ -143,6 +149,8 @@ struct Agent {
     ids: Ids,
     loaded: Loaded,
     shared: Shared,
+    /// Endpoints without a route, which were reported.
+    unreachable: BTreeSet<IpAddr>,
     /// Held for the agent's life.
     _lock: std::fs::File,
 }
@@ -184,7 +192,17 @@ impl Agent {
             ticks_per_second,
         );
         let shared: Shared = Arc::new(Mutex::new(state));
-        let mut agent = Self { options, pins, network, store: Store::default(), ids, loaded, shared, _lock: lock };
+        let mut agent = Self {
+            options,
+            pins,
+            network,
+            store: Store::default(),
+            ids,
+            loaded,
+            shared,
+            unreachable: BTreeSet::new(),
+            _lock: lock,
+        };
         if let Some(address) = agent.options.admin {
             admin::serve(address, agent.shared.clone())
                 .await
@@ -220,14 +238,18 @@ impl Agent {
         for unreadable in &files.unreadable {
             tracing::warn!("{unreadable}; its last good content stays in force");
         }
-        match self.take(&files).await {
+        let result = self.take(&files).await;
+        self.announce(start, result);
+    }
+
+    /// Says what became of a change.
+    fn announce(&self, start: Instant, result: Result<usize, AgentError>) {
+        match result {
             Ok(0) => {}
             Ok(changed) => {
                 let revision = self.state(|state| state.revision);
-                eprintln!(
-                    "applied revision={revision} changed={changed} in={:.1}ms",
-                    start.elapsed().as_secs_f64() * 1e3
-                );
+                let took = start.elapsed().as_secs_f64() * 1e3;
+                eprintln!("applied revision={revision} changed={changed} in={took:.1}ms");
             }
             Err(error) => {
                 self.state(|state| state.stale = Some(error.to_string()));
@@ -252,9 +274,12 @@ impl Agent {
             .network
             .survey(&self.options.interfaces, &self.options.vips, &endpoints, self.options.forwarding)
             .await?;
-        for missing in endpoints.iter().filter(|endpoint| !host.paths.contains_key(endpoint)) {
-            tracing::warn!("no route to endpoint {missing}: it is left out");
+        let unreachable: BTreeSet<IpAddr> =
+            endpoints.into_iter().filter(|endpoint| !host.paths.contains_key(endpoint)).collect();
+        for endpoint in unreachable.difference(&self.unreachable) {
+            tracing::warn!("no route to endpoint {endpoint}: it is left out");
         }
+        self.unreachable = unreachable;
         let mut ids = self.ids.clone();
         let image = compile::compile(&model, &host, &mut ids);
         let next_backend = ids.backends.next();
@@ -295,12 +320,13 @@ impl Agent {
         if let Err(error) = result {
             tracing::warn!("cannot sweep the flow table: {error}");
         }
-        if let Err(error) = self.put(model).await {
-            self.state(|state| state.stale = Some(error.to_string()));
-            tracing::error!("{error}; the last revision stays in force");
-        }
-        if let Err(error) = self.loaded.attach_all(&self.state(|state| state.attachments.clone())) {
-            tracing::warn!("{error}");
+        let start = Instant::now();
+        let result = self.put(model).await;
+        self.announce(start, result);
+        for attachment in self.state(|state| state.attachments.clone()) {
+            if let Err(error) = self.loaded.attach(&attachment.interface, attachment.mode) {
+                tracing::debug!("{error}");
+            }
         }
     }
 

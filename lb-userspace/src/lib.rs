@@ -10,5 +10,6 @@ pub mod image;
 pub mod model;
 pub mod observe;
 pub mod plan;
+pub mod slots;
 pub mod source;
 pub mod spec;

@@ -2,12 +2,8 @@
 //! table be written by ordinary stores.
 #![allow(unsafe_code)]
 
-use super::{
-    Maps, MapsError,
-    encode::{self, Encode},
-    memory::vip_key,
-    space::Space,
-};
+use super::{Maps, MapsError, memory::vip_key, space::Space};
+use crate::slots::encode::{self, Encode};
 use crate::{
     image::{BackendId, RuleId, SubsetId, Vip},
     plan::Op,

@@ -1,6 +1,5 @@
 //! The tables a plan is applied to: the kernel's maps, or ordinary memory. Only `kernel` and `load` know aya.
 
-pub mod encode;
 pub mod kernel;
 pub mod limits;
 pub mod load;

@@ -4,10 +4,10 @@ use super::shared::State;
 use crate::{
     dataplane::{
         MapsError,
-        encode::Encode,
         kernel::{FamilyMaps, Plain},
     },
     image::BackendId,
+    slots::encode::Encode,
 };
 use aya::Pod;
 use lb_common::{

@@ -2,7 +2,6 @@
 
 use super::shared::State;
 use crate::{
-    compile::door_name,
     dataplane::MapsError,
     image::{RuleDestination, RuleTable},
     model::{Action, Rule},
@@ -119,7 +118,7 @@ impl State {
         for (index, tables) in by_listener {
             let Some(listener) = self.model.listeners.get(index) else { continue };
             if let Action::Tcp(rule) = &listener.action {
-                rules.push(self.rule(&door_name(&listener.door), rule, &tables)?);
+                rules.push(self.rule(&listener.door.to_string(), rule, &tables)?);
             }
         }
         Ok(rules)
