@@ -4,6 +4,7 @@ pub mod agent;
 pub mod cli;
 pub mod compile;
 pub mod dataplane;
+pub mod explain;
 pub mod finding;
 pub mod host;
 pub mod image;

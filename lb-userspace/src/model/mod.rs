@@ -12,6 +12,7 @@ use std::{
 };
 
 mod binding;
+mod candidates;
 mod gateway;
 mod host;
 mod lint;
@@ -27,6 +28,7 @@ mod workloads;
 mod tests;
 
 pub use crate::spec::{ObjectName, Origin};
+pub use candidates::{Candidate, Fate, candidates};
 pub use parse::{Identity, Services, parse};
 
 /// Everything the configuration asks for, in a deterministic order.
