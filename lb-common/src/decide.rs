@@ -114,6 +114,9 @@ fn handshake<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Ve
         }
         Side::Backend | Side::Client => {}
     }
+    if packet.segment.wire_len > packet.mtu {
+        return Verdict::TooBig(packet.mtu);
+    }
     tables.count_backend(packet.here.entry.backend_stats, packet.here.entry.side, packet.segment.ip_len as u64);
     Verdict::Forward(Reason::ForwardHandshake)
 }
@@ -179,6 +182,10 @@ fn open<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict
     };
     if !next_hop(tables, packet) {
         return Verdict::Drop(Reason::DropNoRoute);
+    }
+    // A SYN may carry data (RFC 7413).
+    if packet.segment.wire_len > packet.mtu {
+        return Verdict::TooBig(packet.mtu);
     }
     packet.here = PendingEntry {
         entry: FlowEntry {

@@ -4,6 +4,10 @@
 
 mod rig;
 
+mod checksums;
 mod flows;
+mod icmp;
+mod parsing;
+mod rejects;
 
 use rig::{Place, Rig, kernel_test};
