@@ -25,10 +25,13 @@ pub fn decide<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> V
         && !(packet.segment.opens() && entry.state.closed())
     {
         packet.here.entry = *entry;
+        // It may be a guard, and what follows writes to the table.
+        drop(entry);
         return known(tables, packet);
     }
     if let Some(pending) = tables.pending(&packet.segment.tuple) {
         packet.here = *pending;
+        drop(pending);
         return handshake(tables, packet);
     }
     new(tables, packet)

@@ -3,11 +3,13 @@
 //! builder.
 
 mod rig;
+mod twin;
 
 mod checksums;
 mod flows;
 mod icmp;
 mod parsing;
+mod random;
 mod rejects;
 
 use rig::{Place, Rig, kernel_test};
