@@ -4,13 +4,22 @@ use lb_common::verdict::Reason;
 use meltemi_tests::packet::{ACK, Packet, Transport, verify};
 
 use super::flows::{Flow, everywhere};
-use super::rig::{B0_MAC, C0_MAC, CLIENT_MAC, Expect, Family, Fate, backend_mac};
 use super::kernel_test;
+use super::rig::{B0_MAC, C0_MAC, CLIENT_MAC, Expect, Family, Fate, backend_mac};
 
 /// Every kind of error that quotes a packet: type, code and the four bytes behind the checksum.
 fn kinds(family: Family) -> Vec<(u8, u8, u32)> {
     match family {
-        Family::V4 => vec![(3, 0, 0), (3, 1, 0), (3, 3, 0), (3, 4, 1_300), (3, 13, 0), (11, 0, 0), (11, 1, 0), (12, 0, 0x1400_0000)],
+        Family::V4 => vec![
+            (3, 0, 0),
+            (3, 1, 0),
+            (3, 3, 0),
+            (3, 4, 1_300),
+            (3, 13, 0),
+            (11, 0, 0),
+            (11, 1, 0),
+            (12, 0, 0x1400_0000),
+        ],
         Family::V6 => vec![(1, 0, 0), (1, 4, 0), (2, 0, 1_280), (3, 0, 0), (3, 1, 0), (4, 0, 40), (4, 1, 6)],
     }
 }
@@ -31,7 +40,9 @@ pub fn errors(flow: &Flow) -> Vec<(Packet, Packet)> {
         (&reply, flow.inward(&reply), router_in, to_backend),
     ] {
         for (kind, code, rest) in kinds(flow.family) {
-            for quoted in [after.datagram().len(), header(flow.family) + 8, header(flow.family) + 16, header(flow.family) + 18] {
+            for quoted in
+                [after.datagram().len(), header(flow.family) + 8, header(flow.family) + 16, header(flow.family) + 18]
+            {
                 let error = |src, dst, link, ttl, about: &Packet| {
                     let mut body = about.datagram();
                     body.truncate(quoted);
@@ -89,4 +100,3 @@ kernel_test! {
         });
     }
 }
-

@@ -145,4 +145,14 @@ kernel_test! {
             rig.check(mode, &format!("{family:?} ACK with data"), &packet.bytes(), &expect);
         });
     }
+
+    fn too_large_with_options_is_dropped(rig) {
+        each(rig, |rig, mode, family| {
+            let flow = Flow::open(rig, mode, family, Place::SmallMtu, 40_000);
+            let mut packet = flow.request(ACK, 1, 1).payload(&[7; 1_300]);
+            (packet.options, packet.extensions) = (vec![1; 4], vec![(60, vec![0, 1, 4, 0, 0, 0, 0])]);
+            let bytes = packet.bytes();
+            rig.check(mode, "options", &bytes, &Expect::new(Fate::Drop, Reason::DropRewrite, bytes.clone()));
+        });
+    }
 }

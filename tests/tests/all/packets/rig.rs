@@ -23,11 +23,11 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use lb_common::flow::HashKey;
 use lb_common::table::{BackendStats, Forwarding, Settings};
 use lb_common::verdict::Reason;
+use meltemi::dataplane;
 use meltemi::dataplane::kernel::{KernelMaps, Plain};
 use meltemi::dataplane::limits::Limits;
 use meltemi::dataplane::load::{Loaded, Mode};
 use meltemi::dataplane::pins::Pins;
-use meltemi::dataplane;
 use meltemi::image::{
     Backend, BackendId, Image, RuleDestination, RuleId, RuleTable, StatsId, SubsetId, SubsetMember, SubsetTable, Vip,
 };
@@ -160,9 +160,10 @@ pub fn image() -> Image {
             if let Some((net, host)) = place.backend() {
                 let address = SocketAddr::new(family.address(net, host), BACKEND_PORT);
                 let (backend, source) = (BackendId(number + 1), family.address(1, 1));
-                image
-                    .backends
-                    .insert(backend, Backend { address, forwarding: place.forwarding(), source, stats: StatsId(number) });
+                image.backends.insert(
+                    backend,
+                    Backend { address, forwarding: place.forwarding(), source, stats: StatsId(number) },
+                );
                 members.push(SubsetMember { backend, address, weight: 1 });
             }
             image.subsets.insert(subset, SubsetTable { name: name.as_str().into(), members });
