@@ -25,10 +25,13 @@ pub fn decide<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> V
         && !(packet.segment.opens() && entry.state.closed())
     {
         packet.here.entry = *entry;
+        // It may be a guard, and what follows writes to the table.
+        drop(entry);
         return known(tables, packet);
     }
     if let Some(pending) = tables.pending(&packet.segment.tuple) {
         packet.here = *pending;
+        drop(pending);
         return handshake(tables, packet);
     }
     new(tables, packet)
@@ -114,6 +117,9 @@ fn handshake<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Ve
         }
         Side::Backend | Side::Client => {}
     }
+    if packet.segment.wire_len > packet.mtu {
+        return Verdict::TooBig(packet.mtu);
+    }
     tables.count_backend(packet.here.entry.backend_stats, packet.here.entry.side, packet.segment.ip_len as u64);
     Verdict::Forward(Reason::ForwardHandshake)
 }
@@ -179,6 +185,10 @@ fn open<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict
     };
     if !next_hop(tables, packet) {
         return Verdict::Drop(Reason::DropNoRoute);
+    }
+    // A SYN may carry data (RFC 7413).
+    if packet.segment.wire_len > packet.mtu {
+        return Verdict::TooBig(packet.mtu);
     }
     packet.here = PendingEntry {
         entry: FlowEntry {

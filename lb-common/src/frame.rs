@@ -37,6 +37,12 @@ pub trait Frame {
         self.store(at, checksum::update(check, change.pseudo.plus(change.body)))
     }
 
+    /// The same for an answer that was written over the segment: what the segment held besides is known from its checksum
+    /// alone, if at all.
+    fn patch_answer(&mut self, at: usize, change: &TransportChange) -> Option<()> {
+        self.patch_transport(at, change)
+    }
+
     /// The same for an ICMP checksum, whose completion no sender leaves to hardware.
     fn patch_icmp(&mut self, at: usize, change: &TransportChange) -> Option<()> {
         let check: Be16 = self.load(at)?;

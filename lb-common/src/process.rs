@@ -173,7 +173,12 @@ fn segment<A: Family, F: Frame, T: Tables<A>>(frame: &F, tables: &T, ip: &Ip<A>)
         return Err(Reason::PassMalformed);
     }
     let [seq, ack]: [Be32; 2] = frame.load(at + tcp::SEQ).ok_or(Reason::PassMalformed)?;
-    let flags = frame.load::<Be16>(at + tcp::OFFSET_FLAGS).ok_or(Reason::PassMalformed)?.get() as u8;
+    let offset_flags = frame.load::<Be16>(at + tcp::OFFSET_FLAGS).ok_or(Reason::PassMalformed)?.get();
+    let header = (offset_flags >> 12) as usize * 4;
+    if header < tcp::MIN_LEN || header > ip.transport_len {
+        return Err(Reason::PassMalformed);
+    }
+    let flags = offset_flags as u8;
     if let Fragment::First(id) = ip.fragment {
         tables.put_fragment(&FragmentKey { src: ip.src, dst: ip.dst, id }, &FragmentPorts { sport, dport });
     }

@@ -47,7 +47,7 @@ pub fn reset<A: Family + Answer, F: Frame>(frame: &mut F, ip: &Ip<A>, segment: &
         segment: at,
         segment_len: tcp::MIN_LEN,
     };
-    frame.patch_transport(at + tcp::CHECKSUM, &change)?;
+    frame.patch_answer(at + tcp::CHECKSUM, &change)?;
     frame.truncate(at + tcp::MIN_LEN)
 }
 

@@ -23,6 +23,11 @@ pub trait Checksums {
     fn patch(frame: &mut XdpFrame<'_, Self>, at: usize, check: Be16, change: &TransportChange) -> Option<()>
     where
         Self: Sized;
+
+    /// For a segment that has been overwritten by an answer to it.
+    fn patch_answer(frame: &mut XdpFrame<'_, Self>, at: usize, check: Be16, change: &TransportChange) -> Option<()>
+    where
+        Self: Sized;
 }
 
 /// An `xdp_frame` has no place for "to be completed", so the program completes the checksum itself.
@@ -106,6 +111,15 @@ impl<C: Checksums> Frame for XdpFrame<'_, C> {
         }
         self.store(at, checksum::update(check, change.pseudo.plus(change.body)))
     }
+
+    #[inline(always)]
+    fn patch_answer(&mut self, at: usize, change: &TransportChange) -> Option<()> {
+        let check: Be16 = self.load(at)?;
+        if check.raw() == change.pseudo_before {
+            return C::patch_answer(self, at, check, change);
+        }
+        self.store(at, checksum::update(check, change.pseudo.plus(change.body)))
+    }
 }
 
 impl Checksums for Native {
@@ -116,6 +130,11 @@ impl Checksums for Native {
         // One word in 65,536 complete checksums looks like a bare sum too; summing all bytes serves both.
         let total = Sum(segment).raw((!check.raw()) as u64).raw(change.pseudo_before as u64).plus(change.pseudo);
         frame.store(at, !total.fold())
+    }
+
+    #[inline(always)]
+    fn patch_answer(frame: &mut XdpFrame<'_, Self>, at: usize, check: Be16, change: &TransportChange) -> Option<()> {
+        Self::patch(frame, at, check, change)
     }
 }
 
@@ -128,6 +147,13 @@ impl Checksums for Generic {
         if before.fold() == 0xffff {
             return frame.store(at, checksum::update(check, change.pseudo.plus(change.body)));
         }
+        frame.store(at, Sum(check.raw() as u64).plus(change.pseudo).fold())
+    }
+
+    /// The segment is gone, so a complete checksum that looks like a bare sum (one in 65,536) is taken for one: that answer
+    /// is lost.
+    #[inline(always)]
+    fn patch_answer(frame: &mut XdpFrame<'_, Self>, at: usize, check: Be16, change: &TransportChange) -> Option<()> {
         frame.store(at, Sum(check.raw() as u64).plus(change.pseudo).fold())
     }
 }

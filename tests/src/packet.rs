@@ -45,7 +45,12 @@ pub struct Packet {
 pub enum Transport {
     Tcp(Tcp),
     /// Type, code, the four bytes behind the checksum, and the rest. Which ICMP, the addresses say.
-    Icmp { kind: u8, code: u8, rest: u32, body: Vec<u8> },
+    Icmp {
+        kind: u8,
+        code: u8,
+        rest: u32,
+        body: Vec<u8>,
+    },
     /// A protocol number and bytes as they are.
     Raw(u8, Vec<u8>),
 }
@@ -168,10 +173,8 @@ impl Packet {
         for length in lengths.iter().copied().chain([usize::MAX]) {
             let end = at + length.min(whole.len() - at);
             let more = end < whole.len();
-            let mut fragment = Packet {
-                transport: Transport::Raw(self.protocol(), whole[at..end].to_vec()),
-                ..self.clone()
-            };
+            let mut fragment =
+                Packet { transport: Transport::Raw(self.protocol(), whole[at..end].to_vec()), ..self.clone() };
             if self.src.is_ipv4() {
                 fragment.id = id as u16;
                 fragment.flags = (at / 8) as u16 | if more { 0x2000 } else { 0 };
@@ -361,7 +364,9 @@ fn verify_datagram(bytes: &[u8], place: Place) -> Result<(), String> {
         return Err(format!("{name}checksum of protocol {protocol}"));
     }
     match (protocol, transport.first()) {
-        (ICMP, Some(3 | 11 | 12)) | (ICMPV6, Some(1..=4)) => verify_datagram(transport.get(8..).unwrap_or_default(), Place::Quoted),
+        (ICMP, Some(3 | 11 | 12)) | (ICMPV6, Some(1..=4)) => {
+            verify_datagram(transport.get(8..).unwrap_or_default(), Place::Quoted)
+        }
         _ => Ok(()),
     }
 }
@@ -377,9 +382,10 @@ mod tests {
             Packet::new([192, 168, 0, 1].into(), [192, 168, 0, 199].into(), Transport::Raw(17, vec![0; 95]));
         (packet.id, packet.ttl) = (0, 64);
         let bytes = packet.datagram();
-        assert_eq!(bytes[..20], [
-            0x45, 0, 0, 0x73, 0, 0, 0x40, 0, 0x40, 0x11, 0xb8, 0x61, 0xc0, 0xa8, 0, 1, 0xc0, 0xa8, 0, 0xc7
-        ]);
+        assert_eq!(
+            bytes[..20],
+            [0x45, 0, 0, 0x73, 0, 0, 0x40, 0, 0x40, 0x11, 0xb8, 0x61, 0xc0, 0xa8, 0, 1, 0xc0, 0xa8, 0, 0xc7]
+        );
     }
 
     #[test]

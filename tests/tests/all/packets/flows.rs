@@ -80,8 +80,7 @@ impl Flow {
     }
 
     pub fn reply(&self, flags: u8, seq: u32, ack: u32) -> Packet {
-        let mut packet =
-            Packet::tcp(self.backend.0, self.backend.1, self.ours.0, self.ours.1, flags).numbers(seq, ack);
+        let mut packet = Packet::tcp(self.backend.0, self.backend.1, self.ours.0, self.ours.1, flags).numbers(seq, ack);
         packet.link = [B0_MAC, self.link_out()[0]];
         packet
     }
@@ -101,8 +100,8 @@ impl Flow {
     pub fn up(&self, rig: &mut Rig, what: &str, packet: Packet, reason: Reason) {
         let expected = self.outward(&packet);
         let counted = [1, packet.ip_len(), 0, 0, 0];
-        let expect = Expect::new(Fate::Redirect, reason, expected.bytes())
-            .backend(self.place.stats(self.family), counted);
+        let expect =
+            Expect::new(Fate::Redirect, reason, expected.bytes()).backend(self.place.stats(self.family), counted);
         rig.check(self.mode, &format!("{:?} {:?} {what}", self.family, self.place), &packet.bytes(), &expect);
     }
 
@@ -111,8 +110,8 @@ impl Flow {
     pub fn down(&self, rig: &mut Rig, what: &str, packet: Packet, reason: Reason) {
         let expected = self.inward(&packet);
         let counted = [0, 0, 1, packet.ip_len(), 0];
-        let expect = Expect::new(Fate::Redirect, reason, expected.bytes())
-            .backend(self.place.stats(self.family), counted);
+        let expect =
+            Expect::new(Fate::Redirect, reason, expected.bytes()).backend(self.place.stats(self.family), counted);
         rig.check(self.mode, &format!("{:?} {:?} {what}", self.family, self.place), &packet.bytes(), &expect);
     }
 

@@ -3,7 +3,31 @@
 //! builder.
 
 mod rig;
+mod twin;
 
+mod checksums;
 mod flows;
+mod icmp;
+mod parsing;
+mod random;
+mod rejects;
 
+use lb_common::verdict::Reason;
 use rig::{Place, Rig, kernel_test};
+
+/// A reason that no fixture names is a reason that nothing tests.
+#[test]
+fn every_reason_has_a_fixture() {
+    let fixtures = [
+        include_str!("checksums.rs"),
+        include_str!("flows.rs"),
+        include_str!("icmp.rs"),
+        include_str!("parsing.rs"),
+        include_str!("rejects.rs"),
+        include_str!("random.rs").split("fn without_room_for_its_state").nth(1).unwrap_or_default(),
+    ]
+    .concat();
+    let names = |reason: &&Reason| !fixtures.contains(&format!("Reason::{reason:?}"));
+    let missing: Vec<_> = Reason::ALL.iter().filter(names).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
