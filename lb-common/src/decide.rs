@@ -48,7 +48,11 @@ pub fn settled<A: Address, T: Tables<A>>(tables: &T, segment: &Segment<A>, entry
 #[inline(never)]
 fn known<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict {
     if packet.here.entry.state.ended() {
-        return Verdict::Reject(Reason::RejectEnded);
+        // RFC 9293 section 3.10.7.1: a RST is never answered.
+        return match packet.segment.has(tcp::RST) {
+            true => Verdict::Drop(Reason::DropReset),
+            false => Verdict::Reject(Reason::RejectEnded),
+        };
     }
     packet.to = packet.here.entry.to;
     if !next_hop(tables, packet) {

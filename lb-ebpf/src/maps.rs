@@ -101,13 +101,13 @@ pub fn summing() -> Option<&'static mut Summing> {
 #[inline(always)]
 pub fn slow_xdp<C: EbpfContext>(ctx: &C, index: u32) {
     // SAFETY: the program array holds programs of this type only; the kernel checks.
-    let _ = unsafe { SLOW_XDP.tail_call(ctx, index) };
+    unsafe { SLOW_XDP.tail_call(ctx, index) };
 }
 
 #[inline(always)]
 pub fn slow_tc<C: EbpfContext>(ctx: &C) {
     // SAFETY: as in `slow_xdp`.
-    let _ = unsafe { SLOW_TC.tail_call(ctx, 0) };
+    unsafe { SLOW_TC.tail_call(ctx, 0) };
 }
 
 /// The tables of this host. Holds the context because a route lookup needs it.

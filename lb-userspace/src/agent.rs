@@ -18,7 +18,7 @@ use crate::{
     model::{self, Identity, Model},
     observe::{
         admin,
-        shared::{Shared, State},
+        shared::{Settled, Shared, State},
     },
     plan::diff,
     source::{
@@ -29,6 +29,7 @@ use crate::{
 };
 use lb_common::{conntrack::Timeouts, table::Settings};
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, Mutex},
@@ -79,6 +80,10 @@ pub enum OnExit {
 pub enum AgentError {
     #[error("{0}")]
     Unreadable(String),
+    #[error(
+        "{0}\nthe configuration is broken and a former agent's tables are in force: they stay as they are; repair it, or `meltemi detach` first"
+    )]
+    Broken(String),
     #[error(transparent)]
     Watch(#[from] WatchError),
     #[error(transparent)]
@@ -99,24 +104,37 @@ pub enum AgentError {
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// Time between two looks at the flow table.
 const UPKEEP: Duration = Duration::from_secs(5);
+/// Upkeep takes at most one part in this of the agent's time, however large the tables are.
+const UPKEEP_SHARE: u32 = 50;
 
 /// Runs until a signal ends it.
 pub async fn run(options: Options) -> Result<(), AgentError> {
     check_ports(options.snat_ports)?;
     let (sender, mut changes) = mpsc::channel(1);
     let watch = Watch::new(&options.config)?;
-    let mut agent = Agent::start(options).await?;
+    let pins = Pins::new(&options.pin);
+    let lock = pins.lock().map_err(LoadError::from)?;
+    let fresh = !pins.exists();
+    let started = Agent::start(options, pins.clone(), lock).await;
+    if started.is_err() && fresh {
+        // Nothing is in force yet that would be worth keeping.
+        let _ = pins.remove();
+    }
+    let mut agent = started?;
     std::thread::spawn(move || follow(&watch, &sender));
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
-    let mut upkeep = tokio::time::interval(UPKEEP);
-    upkeep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut next = tokio::time::Instant::now() + UPKEEP;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             Some(()) = changes.recv() => agent.reload().await,
-            _ = upkeep.tick() => agent.upkeep().await,
+            _ = tokio::time::sleep_until(next) => {
+                let start = tokio::time::Instant::now();
+                agent.upkeep().await;
+                next = tokio::time::Instant::now() + UPKEEP.max(start.elapsed() * UPKEEP_SHARE);
+            }
         }
     }
     agent.stop();
@@ -143,15 +161,15 @@ struct Agent {
     ids: Ids,
     loaded: Loaded,
     shared: Shared,
+    /// Endpoints without a route, which were reported.
+    unreachable: BTreeSet<IpAddr>,
     /// Held for the agent's life.
     _lock: std::fs::File,
 }
 
 impl Agent {
     /// Brings the first revision into force, then attaches.
-    async fn start(options: Options) -> Result<Self, AgentError> {
-        let pins = Pins::new(&options.pin);
-        let lock = pins.lock().map_err(LoadError::from)?;
+    async fn start(options: Options, pins: Pins, lock: std::fs::File) -> Result<Self, AgentError> {
         let network = Network::open()?;
         let attachments = plan_attachments(&options, &network.links().await?)?;
         let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64);
@@ -171,20 +189,29 @@ impl Agent {
                 "adopting the tables of a former agent"
             );
         }
+        let adopted = !left.vips.is_empty();
         let (ids, image) = adopt(&left, maps.meta(Meta::NextBackend)? as u32);
         let revision = maps.meta(Meta::Revision)?;
-        let state = State::new(
-            maps,
-            pins.clone(),
-            image,
-            revision,
-            attachments.clone(),
-            options.timeouts,
-            options.limits.flows,
+        let settled = Settled {
+            pins: pins.clone(),
+            attachments: attachments.clone(),
+            timeouts: options.timeouts,
+            max_flows: options.limits.flows,
             ticks_per_second,
-        );
+        };
+        let state = State::new(maps, image, revision, settled);
         let shared: Shared = Arc::new(Mutex::new(state));
-        let mut agent = Self { options, pins, network, store: Store::default(), ids, loaded, shared, _lock: lock };
+        let mut agent = Self {
+            options,
+            pins,
+            network,
+            store: Store::default(),
+            ids,
+            loaded,
+            shared,
+            unreachable: BTreeSet::new(),
+            _lock: lock,
+        };
         if let Some(address) = agent.options.admin {
             admin::serve(address, agent.shared.clone())
                 .await
@@ -193,6 +220,11 @@ impl Agent {
         let files = file::load(&agent.options.config);
         if let Some(unreadable) = files.unreadable.first() {
             return Err(AgentError::Unreadable(unreadable.to_string()));
+        }
+        // What is broken now may be in force in the adopted tables, and only its absence could be compiled.
+        let mut rejected = files.files.iter().flat_map(|file| &file.findings);
+        if let Some(finding) = rejected.find(|finding| adopted && finding.severity == Severity::Error) {
+            return Err(AgentError::Broken(finding.to_string()));
         }
         agent.take(&files).await?;
         for mode in Mode::ALL {
@@ -220,14 +252,18 @@ impl Agent {
         for unreadable in &files.unreadable {
             tracing::warn!("{unreadable}; its last good content stays in force");
         }
-        match self.take(&files).await {
+        let result = self.take(&files).await;
+        self.announce(start, result);
+    }
+
+    /// Says what became of a change.
+    fn announce(&self, start: Instant, result: Result<usize, AgentError>) {
+        match result {
             Ok(0) => {}
             Ok(changed) => {
                 let revision = self.state(|state| state.revision);
-                eprintln!(
-                    "applied revision={revision} changed={changed} in={:.1}ms",
-                    start.elapsed().as_secs_f64() * 1e3
-                );
+                let took = start.elapsed().as_secs_f64() * 1e3;
+                eprintln!("applied revision={revision} changed={changed} in={took:.1}ms");
             }
             Err(error) => {
                 self.state(|state| state.stale = Some(error.to_string()));
@@ -252,9 +288,12 @@ impl Agent {
             .network
             .survey(&self.options.interfaces, &self.options.vips, &endpoints, self.options.forwarding)
             .await?;
-        for missing in endpoints.iter().filter(|endpoint| !host.paths.contains_key(endpoint)) {
-            tracing::warn!("no route to endpoint {missing}: it is left out");
+        let unreachable: BTreeSet<IpAddr> =
+            endpoints.into_iter().filter(|endpoint| !host.paths.contains_key(endpoint)).collect();
+        for endpoint in unreachable.difference(&self.unreachable) {
+            tracing::warn!("no route to endpoint {endpoint}: it is left out");
         }
+        self.unreachable = unreachable;
         let mut ids = self.ids.clone();
         let image = compile::compile(&model, &host, &mut ids);
         let next_backend = ids.backends.next();
@@ -295,12 +334,13 @@ impl Agent {
         if let Err(error) = result {
             tracing::warn!("cannot sweep the flow table: {error}");
         }
-        if let Err(error) = self.put(model).await {
-            self.state(|state| state.stale = Some(error.to_string()));
-            tracing::error!("{error}; the last revision stays in force");
-        }
-        if let Err(error) = self.loaded.attach_all(&self.state(|state| state.attachments.clone())) {
-            tracing::warn!("{error}");
+        let start = Instant::now();
+        let result = self.put(model).await;
+        self.announce(start, result);
+        for attachment in self.state(|state| state.settled.attachments.clone()) {
+            if let Err(error) = self.loaded.attach(&attachment.interface, attachment.mode) {
+                tracing::debug!("{error}");
+            }
         }
     }
 

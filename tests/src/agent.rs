@@ -73,6 +73,14 @@ pub struct Options {
     pub config: PathBuf,
     pub mode: Mode,
     pub forwarding: Forwarding,
+    /// `--pin`; `None`: the world's own directory.
+    pub pin: Option<PathBuf>,
+    /// `--admin`.
+    pub admin: String,
+    /// `--interface`, each.
+    pub interfaces: Vec<String>,
+    /// A program with arguments that starts the agent, for instance `setpriv ...`.
+    pub through: Vec<String>,
     /// More arguments of `meltemi run`.
     pub more: Vec<String>,
 }
@@ -81,7 +89,16 @@ impl Options {
     /// With `--mode auto --forwarding auto`.
     #[must_use]
     pub fn new(config: impl Into<PathBuf>) -> Self {
-        Options { config: config.into(), mode: Mode::Auto, forwarding: Forwarding::Auto, more: Vec::new() }
+        Options {
+            config: config.into(),
+            mode: Mode::Auto,
+            forwarding: Forwarding::Auto,
+            pin: None,
+            admin: ADMIN.into(),
+            interfaces: vec![CLIENT_SIDE.into(), BACK_SIDE.into()],
+            through: Vec::new(),
+            more: Vec::new(),
+        }
     }
 }
 
@@ -130,15 +147,23 @@ impl Agent {
     pub fn start_program(world: &World, options: &Options, program: &Path) -> Result<Agent> {
         mount_bpffs()?;
         let log = fresh_log(&world.dir())?;
-        let mut command = world.lb.command(program);
-        command.arg("run").arg("--config").arg(&options.config);
-        command.args(["--interface", CLIENT_SIDE, "--interface", BACK_SIDE, "--admin", ADMIN]);
-        command.arg("--pin").arg(world.pin_dir());
+        let pin = options.pin.clone().unwrap_or_else(|| world.pin_dir());
+        let mut command = match options.through.split_first() {
+            Some((first, rest)) => {
+                let mut command = world.lb.command(first);
+                command.args(rest).arg(program);
+                command
+            }
+            None => world.lb.command(program),
+        };
+        command.arg("run").arg("--config").arg(&options.config).args(["--admin", &options.admin]);
+        command.args(options.interfaces.iter().flat_map(|name| ["--interface", name.as_str()]));
+        command.arg("--pin").arg(&pin);
         command.args(["--mode", options.mode.name(), "--forwarding", options.forwarding.name()]).args(&options.more);
         // A file, not a pipe: it can be read at any time, and the agent may outlive us.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?);
         let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Agent { netns: world.lb.clone(), pin: world.pin_dir(), log, child })
+        Ok(Agent { netns: world.lb.clone(), pin, log, child })
     }
 
     /// Waits for `ready revision=N` and gives N.

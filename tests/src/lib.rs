@@ -8,6 +8,7 @@ pub mod bench;
 pub mod demo;
 pub mod echo;
 pub mod example;
+pub mod packet;
 pub mod poll;
 pub mod stats;
 pub mod world;

@@ -129,13 +129,6 @@ impl Compiler {
         command
     }
 
-    /// This compiler itself.
-    pub fn rustc(&self) -> Command {
-        let mut command = sh::command(&self.rustc);
-        self.unlock(&mut command);
-        command
-    }
-
     fn unlock(&self, command: &mut Command) {
         match self.version.channel {
             Channel::Nightly => command.env_remove("RUSTC_BOOTSTRAP"),

@@ -2,11 +2,14 @@
 
 pub mod check;
 pub mod detach;
+pub mod explain;
 pub mod flows;
+pub mod plan;
 pub mod run;
 pub mod status;
 
 mod ask;
+mod configuration;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -23,6 +26,8 @@ pub struct Cli {
 enum Command {
     Run(Box<run::Args>),
     Check(check::Args),
+    Explain(Box<explain::Args>),
+    Plan(Box<plan::Args>),
     Status(status::Args),
     Flows(flows::Args),
     Detach(detach::Args),
@@ -37,6 +42,8 @@ pub fn run(cli: Cli) -> ExitCode {
     match cli.command {
         Command::Run(args) => run::run(*args),
         Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Flows(args) => flows::run(&args),
         Command::Detach(args) => detach::run(&args),

@@ -6,7 +6,6 @@ use crate::{
     dataplane::{
         limits::Limits,
         load::{LoadError, Mode},
-        pins::PinsError,
     },
     host::Choice,
     model::{Identity, Services},
@@ -229,10 +228,10 @@ pub fn run(args: Args) -> ExitCode {
 
 fn status(error: &AgentError) -> u8 {
     match error {
+        AgentError::Broken(_) => 1,
         AgentError::Unreadable(_) | AgentError::Ports { .. } | AgentError::Load(LoadError::NoInterface(_)) => {
             CANNOT_ASK
         }
-        AgentError::Load(LoadError::Pins(PinsError::Locked { .. })) => NOT_PERMITTED,
         _ => NOT_PERMITTED,
     }
 }

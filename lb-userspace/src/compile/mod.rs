@@ -1,8 +1,6 @@
 //! Model to Image: addresses, families and numbers. Pure: what the host looks like and which numbers are taken are arguments.
 
 pub mod ids;
-pub mod maglev;
-pub mod shares;
 
 use crate::{
     image::{
@@ -77,7 +75,7 @@ impl<'a> Compiler<'a> {
             if addresses.peek().is_none() {
                 continue;
             }
-            let name: Arc<str> = format!("{} {family:?}", door_name(&listener.door)).into();
+            let name: Arc<str> = format!("{} {family:?}", listener.door).into();
             let id = self.rule(index, rule, family, name);
             for address in addresses {
                 // Model keeps listeners in order of precedence: the first one that names an address has it.
@@ -146,17 +144,6 @@ fn addresses(door: &Door, host: &Host) -> (Vec<IpAddr>, NonZeroU16) {
         Door::Gateway { bind: Some(address), port, .. } => (vec![*address], *port),
         Door::Gateway { bind: None, port, .. } => (host.addresses.iter().copied().collect(), *port),
         Door::Service { addresses, port, .. } => (addresses.clone(), *port),
-    }
-}
-
-/// Identity of a listener, for people and for ids.
-pub fn door_name(door: &Door) -> String {
-    match door {
-        Door::Gateway { gateway, bind: Some(address), port } => {
-            format!("gateway {gateway} {}", SocketAddr::new(*address, port.get()))
-        }
-        Door::Gateway { gateway, bind: None, port } => format!("gateway {gateway} :{port}"),
-        Door::Service { service, port, .. } => format!("service {service} :{port}"),
     }
 }
 

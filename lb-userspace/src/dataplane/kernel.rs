@@ -2,12 +2,8 @@
 //! table be written by ordinary stores.
 #![allow(unsafe_code)]
 
-use super::{
-    Maps, MapsError,
-    encode::{self, Encode},
-    memory::vip_key,
-    space::Space,
-};
+use super::{Maps, MapsError, memory::vip_key, space::Space};
+use crate::slots::encode::{self, Encode};
 use crate::{
     image::{BackendId, RuleId, SubsetId, Vip},
     plan::Op,
@@ -34,16 +30,30 @@ use std::{
 #[repr(transparent)]
 pub struct Plain<T>(pub T);
 
-macro_rules! plain {
-    ($($type:ty),*) => { $(
-        // SAFETY: `repr(C)` without padding (asserted in lb_common::table). Enum fields are only ever written by the
-        // program and this agent, which share the type.
-        unsafe impl Pod for Plain<$type> {}
-    )* };
-}
+/// Types whose bytes are their meaning.
+///
+/// # Safety
+/// `repr(C)` without padding (asserted in `lb_common::table`). Enum fields are only ever written by the kernel program and
+/// this agent, which share the type.
+pub unsafe trait Layout: Copy + 'static {}
 
-plain!(Tuple<V4>, Tuple<V6>, FlowEntry<V4>, FlowEntry<V6>, PendingEntry<V4>, PendingEntry<V6>);
-plain!(VipKey<V4>, VipKey<V6>, Backend<V4>, Backend<V6>, Settings, BackendStats);
+// SAFETY: as the trait asks, for all of `lb_common::table`.
+unsafe impl<A: Encode> Layout for Tuple<A> {}
+// SAFETY: as above.
+unsafe impl<A: Encode> Layout for FlowEntry<A> {}
+// SAFETY: as above.
+unsafe impl<A: Encode> Layout for PendingEntry<A> {}
+// SAFETY: as above.
+unsafe impl<A: Encode> Layout for VipKey<A> {}
+// SAFETY: as above.
+unsafe impl<A: Encode> Layout for Backend<A> {}
+// SAFETY: as above.
+unsafe impl Layout for Settings {}
+// SAFETY: as above.
+unsafe impl Layout for BackendStats {}
+
+// SAFETY: a transparent wrapper of such a type.
+unsafe impl<T: Layout> Pod for Plain<T> {}
 
 /// A mmapable array map, seen as words that the program may read at any time.
 struct Mapped<W> {
@@ -97,14 +107,9 @@ impl<W> Drop for Mapped<W> {
 }
 
 /// The maps of one address family.
-pub struct FamilyMaps<A>
-where
-    Plain<Tuple<A>>: Pod,
-    Plain<FlowEntry<A>>: Pod,
-    Plain<VipKey<A>>: Pod,
-    Plain<Backend<A>>: Pod,
-{
+pub struct FamilyMaps<A: Encode> {
     pub flows: HashMap<MapData, Plain<Tuple<A>>, Plain<FlowEntry<A>>>,
+    pub pending: HashMap<MapData, Plain<Tuple<A>>, Plain<PendingEntry<A>>>,
     vips: HashMap<MapData, Plain<VipKey<A>>, u32>,
     backends: HashMap<MapData, u32, Plain<Backend<A>>>,
 }
@@ -147,8 +152,18 @@ impl KernelMaps {
         }
         let arena: Mapped<AtomicU32> = Mapped::new("ARENA", &take("ARENA")?, 64)?;
         let mut maps = Self {
-            v4: FamilyMaps { flows: typed!("FLOWS4"), vips: typed!("VIPS4"), backends: typed!("BACKENDS4") },
-            v6: FamilyMaps { flows: typed!("FLOWS6"), vips: typed!("VIPS6"), backends: typed!("BACKENDS6") },
+            v4: FamilyMaps {
+                flows: typed!("FLOWS4"),
+                pending: typed!("PENDING4"),
+                vips: typed!("VIPS4"),
+                backends: typed!("BACKENDS4"),
+            },
+            v6: FamilyMaps {
+                flows: typed!("FLOWS6"),
+                pending: typed!("PENDING6"),
+                vips: typed!("VIPS6"),
+                backends: typed!("BACKENDS6"),
+            },
             rules: Mapped::new("RULES", &take("RULES")?, 8)?,
             subsets: Mapped::new("SUBSETS", &take("SUBSETS")?, 8)?,
             space: Space::new((arena.len / lb_common::table::ARENA_LINE) as u32),
@@ -312,13 +327,11 @@ pub struct Left {
 }
 
 impl Left {
-    fn family<A: Encode>(&mut self, maps: &FamilyMaps<A>, [vips, backends]: [&'static str; 2]) -> Result<(), MapsError>
-    where
-        Plain<Tuple<A>>: Pod,
-        Plain<FlowEntry<A>>: Pod,
-        Plain<VipKey<A>>: Pod,
-        Plain<Backend<A>>: Pod,
-    {
+    fn family<A: Encode>(
+        &mut self,
+        maps: &FamilyMaps<A>,
+        [vips, backends]: [&'static str; 2],
+    ) -> Result<(), MapsError> {
         for entry in maps.vips.iter() {
             let (Plain(key), rule) = entry.map_err(|source| MapsError::Kernel { map: vips, source })?;
             if let Some(port) = std::num::NonZeroU16::new(key.port.get()) {

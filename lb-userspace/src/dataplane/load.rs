@@ -4,7 +4,7 @@
 use super::{
     MapsError,
     kernel::{KernelMaps, Meta},
-    limits::{Limits, Size},
+    limits::{Limits, Memory, Size},
     pins::{Pins, PinsError},
 };
 use aya::{
@@ -81,7 +81,7 @@ pub enum LoadError {
     #[error(
         "the maps need {needed} of kernel memory and {available} is available; lower --max-flows or --table-memory"
     )]
-    Memory { needed: super::limits::Memory, available: super::limits::Memory },
+    Memory { needed: Memory, available: Memory },
     #[error("not permitted to load BPF programs: run as root or with CAP_BPF and CAP_NET_ADMIN")]
     NotPermitted,
     #[error("the kernel refused the programs: {0}")]
@@ -120,6 +120,9 @@ pub struct Attachment {
 impl Loaded {
     /// Loads the programs over new maps, or over those pinned before if their layout is known.
     pub fn load(pins: &Pins, limits: &Limits) -> Result<Self, LoadError> {
+        if !pins.exists() {
+            check_memory(limits)?;
+        }
         pins.prepare()?;
         let sizes = limits.sizes();
         check_pinned(pins, &sizes)?;
@@ -193,12 +196,15 @@ impl Loaded {
         let pin = self.link_pin(interface, mode);
         let failed = |reason: String| LoadError::Attach { interface: interface.to_owned(), mode, reason };
         let link: FdLink = match PinnedLink::from_pin(&pin) {
-            Ok(old) if link_is_live(&old) => return self.replace(old, mode).map_err(|error| failed(error.to_string())),
-            // The interface is gone or was made anew: the pinned link leads nowhere.
-            Ok(dead) => {
-                let _ = dead.unpin();
-                self.attach_new(interface, mode)?
-            }
+            Ok(old) => match self.replace(old, mode) {
+                Ok(()) => return Ok(()),
+                // The interface was deleted, and perhaps made anew: the pinned link leads nowhere.
+                Err(error) if os_error(&error) == Some(libc::ENOLINK) => {
+                    let _ = fs::remove_file(&pin);
+                    self.attach_new(interface, mode)?
+                }
+                Err(error) => return Err(failed(error.to_string())),
+            },
             Err(_) => self.attach_new(interface, mode)?,
         };
         link.pin(&pin).map_err(|error| failed(error.to_string()))?;
@@ -387,10 +393,19 @@ fn check_pinned(pins: &Pins, sizes: &[Size]) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// A link whose interface is gone has interface index 0.
-fn link_is_live(link: &PinnedLink) -> bool {
-    let _ = link;
-    true
+/// Whether the maps will fit, before any of them is made.
+fn check_memory(limits: &Limits) -> Result<(), LoadError> {
+    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64);
+    let needed = limits.memory(cpus);
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available = text.lines().find_map(|line| {
+        let kib: u64 = line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some(Memory(kib << 10))
+    });
+    match available {
+        Some(available) if available < needed => Err(LoadError::Memory { needed, available }),
+        _ => Ok(()),
+    }
 }
 
 fn refused(name: &'static str, source: ProgramError) -> LoadError {

@@ -1,12 +1,9 @@
 //! Tables in ordinary memory: what `explain` asks and what tests run the kernel's decision on. The layouts are the
 //! kernel's own, so an encoding mistake shows here too.
 
-use super::{
-    Maps, MapsError,
-    encode::{self, Encode},
-    space::Space,
-};
+use super::{Maps, MapsError, space::Space};
 use crate::plan::Op;
+use crate::slots::encode::{self, Encode};
 use lb_common::{
     flow::{Tuple, V4, V6},
     packet::Packet,

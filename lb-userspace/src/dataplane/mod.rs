@@ -1,11 +1,11 @@
-//! The tables a plan is applied to: the kernel's maps, or ordinary memory. Only `kernel` and `load` know aya.
+//! The tables a plan is applied to: the kernel's maps, or ordinary memory. Only `kernel`, `load` and `probe` know aya.
 
-pub mod encode;
 pub mod kernel;
 pub mod limits;
 pub mod load;
 pub mod memory;
 pub mod pins;
+pub mod probe;
 pub mod space;
 
 use crate::plan::Op;

@@ -59,7 +59,7 @@ impl<'s> Bindings<'s> {
 }
 
 /// The gateways that a VirtualService, or a match of one of its tcp routes, lists.
-fn gateways(service: &VirtualService) -> BTreeSet<ObjectName> {
+pub(super) fn gateways(service: &VirtualService) -> BTreeSet<ObjectName> {
     let matches = service.spec.tcp.iter().flat_map(|route| route.r#match.iter().flatten());
     let listed = matches.flat_map(|item| &item.gateways).chain(&service.spec.gateways);
     listed.filter_map(|reference| gateway_name(reference, service.namespace())).collect()

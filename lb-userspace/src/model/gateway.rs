@@ -6,7 +6,7 @@ use super::{
     Action, Door, Listener, Protocol,
     binding::gateway_name,
     host,
-    parse::{Context, Output},
+    parse::{Context, Identity, Output},
     route::{self, VirtualService},
     workloads::matches,
 };
@@ -169,9 +169,9 @@ fn bound<'s>(
 ) -> Vec<&'s VirtualService> {
     let mut bound = Vec::new();
     for service in context.bindings.to_gateway(gateway.name()) {
-        if shares_host(context, service, gateway, &gateway.spec.servers[index]) {
+        if shares_host(context.identity, service, gateway, &gateway.spec.servers[index]) {
             bound.push(service);
-        } else if !gateway.spec.servers.iter().any(|server| shares_host(context, service, gateway, server)) {
+        } else if !gateway.spec.servers.iter().any(|server| shares_host(context.identity, service, gateway, server)) {
             let message = format!("no host of this VirtualService is served by Gateway {}", gateway.name());
             let remedy = "Let a host of the VirtualService and a host of one of the Gateway's servers overlap.";
             output.findings.push(service.finding(
@@ -187,7 +187,8 @@ fn bound<'s>(
     bound
 }
 
-fn export_rank(export_to: &[String], own: &str) -> u8 {
+/// Smaller is asked first.
+pub(super) fn export_rank(export_to: &[String], own: &str) -> u8 {
     match export_to {
         [] => 2,
         all if all.iter().any(|namespace| namespace == "*") => 2,
@@ -197,7 +198,12 @@ fn export_rank(export_to: &[String], own: &str) -> u8 {
 }
 
 /// Whether a server's hosts (`host`, `namespace/host`, `./host`) and the VirtualService's overlap.
-fn shares_host(context: &Context<'_>, service: &VirtualService, gateway: &Gateway, server: &istio::Server) -> bool {
+pub(super) fn shares_host(
+    identity: &Identity,
+    service: &VirtualService,
+    gateway: &Gateway,
+    server: &istio::Server,
+) -> bool {
     server.hosts.iter().any(|text| {
         let (namespace, pattern) = text.split_once('/').unwrap_or(("*", text));
         let visible = match namespace {
@@ -206,7 +212,8 @@ fn shares_host(context: &Context<'_>, service: &VirtualService, gateway: &Gatewa
             name => name == service.namespace(),
         };
         let pattern = pattern.to_ascii_lowercase();
-        let overlaps = |host: &String| host::overlap(&pattern, &context.full_host(host, service.namespace()));
+        let overlaps =
+            |host: &String| host::overlap(&pattern, &host::expand(host, service.namespace(), &identity.cluster_domain));
         visible && service.spec.hosts.iter().any(overlaps)
     })
 }

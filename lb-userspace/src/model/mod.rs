@@ -3,9 +3,16 @@
 //! A `Model` comes only from [`parse`]. It knows nothing of ids, tables, interfaces or time; those are `compile`'s.
 //! A broken reference is kept as a [`Target::Broken`] destination with its weight, because weights never shift silently.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, num::NonZeroU16, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
+    sync::Arc,
+};
 
 mod binding;
+mod candidates;
 mod gateway;
 mod host;
 mod lint;
@@ -21,6 +28,7 @@ mod workloads;
 mod tests;
 
 pub use crate::spec::{ObjectName, Origin};
+pub use candidates::{Candidate, Fate, candidates};
 pub use parse::{Identity, Services, parse};
 
 /// Everything the configuration asks for, in a deterministic order.
@@ -48,6 +56,19 @@ pub enum Door {
     Gateway { gateway: ObjectName, bind: Option<IpAddr>, port: NonZeroU16 },
     /// A Service's ClusterIPs, or a ServiceEntry's addresses (mesh traffic).
     Service { service: ObjectName, addresses: Vec<IpAddr>, port: NonZeroU16 },
+}
+
+/// Identity of a listener, for people and for ids.
+impl fmt::Display for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Door::Gateway { gateway, bind: Some(address), port } => {
+                write!(f, "gateway {gateway} {}", SocketAddr::new(*address, port.get()))
+            }
+            Door::Gateway { gateway, bind: None, port } => write!(f, "gateway {gateway} :{port}"),
+            Door::Service { service, port, .. } => write!(f, "service {service} :{port}"),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

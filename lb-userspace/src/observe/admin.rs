@@ -84,8 +84,8 @@ fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>>
 }
 
 fn flows(state: &State) -> Result<Vec<super::flows::Flow>, String> {
-    let now = crate::dataplane::load::pinned_clock(&state.pins).map_err(|error| error.to_string())?;
-    state.flows(now, FLOWS).map_err(|error| error.to_string())
+    let now = crate::dataplane::load::pinned_clock(&state.settled.pins).map_err(|error| error.to_string())?;
+    Ok(state.flows(now, FLOWS))
 }
 
 fn json<T: serde::Serialize>(value: Result<T, String>) -> Response<Full<Bytes>> {

@@ -4,16 +4,14 @@ use super::shared::State;
 use crate::{
     dataplane::{
         MapsError,
-        encode::Encode,
         kernel::{FamilyMaps, Plain},
     },
     image::BackendId,
+    slots::encode::Encode,
 };
-use aya::Pod;
 use lb_common::{
     conntrack::{Phase, Timeouts},
-    flow::Tuple,
-    table::{Backend, FlowEntry, Side, VipKey},
+    table::{FlowEntry, Side},
 };
 use serde::Serialize;
 use std::{
@@ -54,9 +52,10 @@ impl State {
         let mut sweep = Sweep::default();
         let pass = Pass {
             now,
-            ticks_per_second: self.ticks_per_second,
-            timeouts: self.timeouts,
-            ended: reset.then(|| self.image.backends.keys().copied().collect()),
+            ticks_per_second: self.settled.ticks_per_second,
+            timeouts: self.settled.timeouts,
+            configured: self.image.backends.keys().copied().collect(),
+            reset,
         };
         pass.family(&mut self.maps.v4, "FLOWS4", &mut sweep)?;
         pass.family(&mut self.maps.v6, "FLOWS6", &mut sweep)?;
@@ -71,41 +70,22 @@ impl State {
     }
 
     /// At most `limit` flows.
-    pub fn flows(&self, now: u32, limit: usize) -> Result<Vec<Flow>, MapsError> {
+    pub fn flows(&self, now: u32, limit: usize) -> Vec<Flow> {
         let mut flows = Vec::new();
-        self.list(&self.maps.v4, "FLOWS4", now, limit, &mut flows)?;
-        self.list(&self.maps.v6, "FLOWS6", now, limit, &mut flows)?;
-        Ok(flows)
+        self.list(&self.maps.v4, now, limit, &mut flows);
+        self.list(&self.maps.v6, now, limit, &mut flows);
+        flows
     }
 
-    fn list<A: Encode>(
-        &self,
-        maps: &FamilyMaps<A>,
-        name: &'static str,
-        now: u32,
-        limit: usize,
-        flows: &mut Vec<Flow>,
-    ) -> Result<(), MapsError>
-    where
-        Plain<Tuple<A>>: Pod,
-        Plain<FlowEntry<A>>: Pod,
-        Plain<VipKey<A>>: Pod,
-        Plain<Backend<A>>: Pod,
-    {
-        for item in maps.flows.iter() {
-            let Ok((Plain(key), Plain(entry))) = item else {
-                // The entry went away under the walk.
-                continue;
-            };
+    fn list<A: Encode>(&self, maps: &FamilyMaps<A>, now: u32, limit: usize, flows: &mut Vec<Flow>) {
+        // An entry that goes away under the walk is left out.
+        for (Plain(key), Plain(entry)) in maps.flows.iter().flatten().filter(|(_, entry)| entry.0.side == Side::Client)
+        {
             if flows.len() >= limit {
                 break;
             }
-            if entry.side != Side::Client {
-                continue;
-            }
             let named = self.image.rules.values().find_map(|rule| {
-                let destination =
-                    rule.destinations.iter().find(|destination| destination.stats.0 == entry.destination)?;
+                let destination = rule.destinations.iter().find(|one| one.stats.0 == entry.destination)?;
                 Some((rule.name.to_string(), destination.name.to_string()))
             });
             let (rule, destination) = named.unwrap_or_default();
@@ -115,13 +95,11 @@ impl State {
                 backend: SocketAddr::new(entry.to.dst.decode(), entry.to.dport.get()),
                 source: SocketAddr::new(entry.to.src.decode(), entry.to.sport.get()),
                 state: entry.state.phase().name(),
-                idle: now.wrapping_sub(entry.seen) / self.ticks_per_second.max(1),
+                idle: now.wrapping_sub(entry.seen) / self.settled.ticks_per_second.max(1),
                 rule,
                 destination,
             });
         }
-        let _ = name;
-        Ok(())
     }
 }
 
@@ -129,9 +107,13 @@ struct Pass {
     now: u32,
     ticks_per_second: u32,
     timeouts: Timeouts,
-    /// Backends whose flows may go on; `None`: all.
-    ended: Option<BTreeSet<BackendId>>,
+    configured: BTreeSet<BackendId>,
+    /// Whether flows of backends that are not configured are ended.
+    reset: bool,
 }
+
+/// Seconds after which a handshake that did not complete is forgotten. A client that still tries starts anew.
+const HANDSHAKE: u32 = 60;
 
 impl Pass {
     fn family<A: Encode>(
@@ -139,35 +121,16 @@ impl Pass {
         maps: &mut FamilyMaps<A>,
         name: &'static str,
         sweep: &mut Sweep,
-    ) -> Result<(), MapsError>
-    where
-        Plain<Tuple<A>>: Pod,
-        Plain<FlowEntry<A>>: Pod,
-        Plain<VipKey<A>>: Pod,
-        Plain<Backend<A>>: Pod,
-    {
+    ) -> Result<(), MapsError> {
         let (mut gone, mut ended) = (Vec::new(), Vec::new());
-        for item in maps.flows.iter() {
-            let Ok((key, entry)) = item else { continue };
-            let phase = entry.0.state.phase();
-            if self.expired(&entry.0) {
-                let other = Plain(entry.0.to.reverse());
-                if maps.flows.get(&other, 0).map_or(true, |Plain(other)| self.expired(&other)) {
-                    gone.push(key);
-                    gone.push(other);
-                    continue;
-                }
-            }
-            if entry.0.side != Side::Client {
-                continue;
-            }
-            sweep.listen_ports.insert(key.0.dport.get());
-            sweep.backend_ports.insert(entry.0.to.dport.get());
-            if phase != Phase::Closed {
-                sweep.live += 1;
-                *sweep.by_backend.entry(entry.0.backend).or_default() += 1;
-                if self.ended.as_ref().is_some_and(|kept| !kept.contains(&BackendId(entry.0.backend))) {
-                    ended.push((key, entry));
+        for (key, entry) in maps.flows.iter().flatten() {
+            let other = Plain(entry.0.to.reverse());
+            if self.expired(&entry.0) && maps.flows.get(&other, 0).map_or(true, |Plain(other)| self.expired(&other)) {
+                gone.extend([key, other]);
+            } else if entry.0.side == Side::Client {
+                sweep.count(key.0.dport.get(), &entry.0);
+                if self.reset && !self.configured.contains(&BackendId(entry.0.backend)) {
+                    ended.extend([key, other]);
                 }
             }
         }
@@ -175,22 +138,46 @@ impl Pass {
             // It may be gone already, or have come back to life; both are the next sweep's business.
             let _ = maps.flows.remove(&key);
         }
-        for (key, mut entry) in ended {
-            let other = Plain(entry.0.to.reverse());
-            entry.0.state = entry.0.state.end();
-            maps.flows.insert(key, entry, 0).map_err(|source| MapsError::Kernel { map: name, source })?;
-            if let Ok(mut back) = maps.flows.get(&other, 0) {
-                back.0.state = back.0.state.end();
-                maps.flows.insert(other, back, 0).map_err(|source| MapsError::Kernel { map: name, source })?;
+        for key in ended {
+            if let Ok(Plain(mut entry)) = maps.flows.get(&key, 0) {
+                entry.state = entry.state.end();
+                maps.flows.insert(key, Plain(entry), 0).map_err(|source| MapsError::Kernel { map: name, source })?;
             }
         }
+        self.handshakes(maps);
         Ok(())
     }
 
+    /// Forgets handshakes that will not complete, and with them the source ports they hold.
+    fn handshakes<A: Encode>(&self, maps: &mut FamilyMaps<A>) {
+        let stale = |entry: &FlowEntry<A>| {
+            self.idle(entry) >= HANDSHAKE || !self.configured.contains(&BackendId(entry.backend))
+        };
+        let gone: Vec<_> = maps.pending.iter().flatten().filter(|(_, Plain(one))| stale(&one.entry)).collect();
+        for (key, _) in gone {
+            let _ = maps.pending.remove(&key);
+        }
+    }
+
     fn expired<A>(&self, entry: &FlowEntry<A>) -> bool {
-        let idle = self.now.wrapping_sub(entry.seen);
+        self.idle(entry) >= self.timeouts.of(entry.state.phase())
+    }
+
+    /// Seconds since the entry was last refreshed.
+    fn idle<A>(&self, entry: &FlowEntry<A>) -> u32 {
+        let ticks = self.now.wrapping_sub(entry.seen);
         // An entry written while the walk is under way may be a tick ahead of `now`.
-        let idle = if idle > u32::MAX / 2 { 0 } else { idle };
-        idle / self.ticks_per_second.max(1) >= self.timeouts.of(entry.state.phase())
+        if ticks > u32::MAX / 2 { 0 } else { ticks / self.ticks_per_second.max(1) }
+    }
+}
+
+impl Sweep {
+    fn count<A: Encode>(&mut self, listen_port: u16, entry: &FlowEntry<A>) {
+        self.listen_ports.insert(listen_port);
+        self.backend_ports.insert(entry.to.dport.get());
+        if entry.state.phase() != Phase::Closed {
+            self.live += 1;
+            *self.by_backend.entry(entry.backend).or_default() += 1;
+        }
     }
 }

@@ -15,20 +15,26 @@ use std::{
 
 pub type Shared = Arc<Mutex<State>>;
 
+/// What does not change while the agent runs.
+#[derive(Clone, Debug)]
+pub struct Settled {
+    pub pins: Pins,
+    pub attachments: Vec<Attachment>,
+    pub timeouts: Timeouts,
+    pub max_flows: u32,
+    pub ticks_per_second: u32,
+}
+
 pub struct State {
     pub maps: KernelMaps,
-    pub pins: Pins,
     pub model: Arc<Model>,
     pub image: Image,
     pub revision: u64,
     pub ready: bool,
     /// Why the newest configuration is not in force.
     pub stale: Option<String>,
-    pub attachments: Vec<Attachment>,
+    pub settled: Settled,
     pub findings: Vec<Finding>,
-    pub timeouts: Timeouts,
-    pub max_flows: u32,
-    pub ticks_per_second: u32,
     /// Flows of each destination at the moment its rule's weights last changed: shares are counted from there.
     pub baselines: BTreeMap<StatsId, u64>,
     /// What the last look at the flow table found.
@@ -36,29 +42,17 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(
-        maps: KernelMaps,
-        pins: Pins,
-        image: Image,
-        revision: u64,
-        attachments: Vec<Attachment>,
-        timeouts: Timeouts,
-        max_flows: u32,
-        ticks_per_second: u32,
-    ) -> Self {
+    /// Tables as a former agent left them; nothing is configured yet.
+    pub fn new(maps: KernelMaps, image: Image, revision: u64, settled: Settled) -> Self {
         Self {
             maps,
-            pins,
             model: Arc::default(),
             image,
             revision,
             ready: false,
             stale: None,
-            attachments,
+            settled,
             findings: Vec::new(),
-            timeouts,
-            max_flows,
-            ticks_per_second,
             baselines: BTreeMap::new(),
             sweep: Sweep::default(),
         }

@@ -2,7 +2,6 @@
 
 use super::shared::State;
 use crate::{
-    compile::door_name,
     dataplane::MapsError,
     image::{RuleDestination, RuleTable},
     model::{Action, Rule},
@@ -85,7 +84,7 @@ pub struct Flows {
 
 impl State {
     pub fn status(&self) -> Result<Status, MapsError> {
-        let interfaces = self.attachments.iter().map(|attachment| Interface {
+        let interfaces = self.settled.attachments.iter().map(|attachment| Interface {
             name: attachment.interface.clone(),
             mode: attachment.mode.name(),
             program: attachment.mode.programs().0,
@@ -103,7 +102,7 @@ impl State {
             stale: self.stale.clone(),
             interfaces: interfaces.collect(),
             rules: self.rules()?,
-            flows: Flows { live: self.sweep.live, max: self.max_flows },
+            flows: Flows { live: self.sweep.live, max: self.settled.max_flows },
             counters: counters.collect(),
             findings: self.findings.len(),
         })
@@ -119,7 +118,7 @@ impl State {
         for (index, tables) in by_listener {
             let Some(listener) = self.model.listeners.get(index) else { continue };
             if let Action::Tcp(rule) = &listener.action {
-                rules.push(self.rule(&door_name(&listener.door), rule, &tables)?);
+                rules.push(self.rule(&listener.door.to_string(), rule, &tables)?);
             }
         }
         Ok(rules)

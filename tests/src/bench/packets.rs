@@ -8,7 +8,7 @@ use aya::maps::{HashMap, MapData};
 use lb_common::flow::{Tuple, V4, V6};
 use lb_common::table::Forwarding;
 use lb_common::verdict::Reason;
-use meltemi::dataplane::encode::Encode;
+use meltemi::slots::encode::Encode;
 use meltemi::dataplane::kernel::Plain;
 
 use super::production::{PORT, Production, clients, keys, step, vips};

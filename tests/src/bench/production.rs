@@ -13,7 +13,7 @@ use lb_common::table::{FlowEntry, Forwarding, Hop, Settings, Side};
 use lb_common::verdict::Reason;
 use lb_common::wire::{Be16, Mac};
 use meltemi::dataplane::Maps as _;
-use meltemi::dataplane::encode::Encode;
+use meltemi::slots::encode::Encode;
 use meltemi::dataplane::kernel::{KernelMaps, Plain};
 use meltemi::dataplane::load::{Mode, OBJECT};
 use meltemi::image::{

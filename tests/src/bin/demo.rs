@@ -4,7 +4,7 @@
 //! binary is all a world needs.
 
 use std::io::Read as _;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use meltemi_tests::demo;
 use meltemi_tests::echo::client::{self, Direction, Ports};
-use meltemi_tests::echo::server;
+use meltemi_tests::echo::{flood, server};
 use meltemi_tests::world::{self, World, janitor};
 
 /// Shows TCP traffic shifting in throw-away network namespaces: shares as configured, a change of weights under way,
@@ -42,6 +42,9 @@ enum Part {
         #[command(subcommand)]
         traffic: Traffic,
     },
+    /// One HTTP request; prints JSON with status and body
+    #[command(hide = true, name = "world-http")]
+    Http { method: String, to: SocketAddr, path: String },
     /// Removes the world with that id when stdin ends
     #[command(hide = true, name = "world-janitor")]
     Janitor { id: String },
@@ -66,6 +69,24 @@ enum Traffic {
         /// Milliseconds between two echoes of a connection
         #[arg(long, default_value_t = 100)]
         every: u64,
+    },
+    /// Connections one after the other until stopped; stdin takes `report` and `stop`
+    Churn {
+        #[arg(long)]
+        to: SocketAddr,
+        /// Milliseconds between two connections
+        #[arg(long, default_value_t = 0)]
+        every: u64,
+        /// Longest time for a connection or an answer, milliseconds
+        #[arg(long, default_value_t = 10_000)]
+        limit: u64,
+    },
+    /// SYNs from random sources
+    Flood {
+        #[arg(long)]
+        to: SocketAddrV4,
+        #[arg(long)]
+        count: u64,
     },
     /// One transfer with a hash at both ends
     Bulk {
@@ -111,6 +132,7 @@ fn part(cli: Cli) -> Result<()> {
         None => demo::run(&cli.demo),
         Some(Part::Server { greeting, listen }) => server::serve(listen, &greeting),
         Some(Part::Client { traffic }) => make(traffic),
+        Some(Part::Http { method, to, path }) => client::http(&method, to, &path),
         Some(Part::Janitor { id }) => janitor::wait_and_remove(&id),
         Some(Part::Remove { id }) => janitor::remove(&id),
         Some(Part::Idle) => idle(),
@@ -125,6 +147,8 @@ fn make(traffic: Traffic) -> Result<()> {
         Traffic::Hold { many, every } => {
             client::hold(many.to, many.count, Duration::from_millis(every), limit(many.limit))?;
         }
+        Traffic::Churn { to, every, limit: most } => client::churn(to, limit(every), limit(most))?,
+        Traffic::Flood { to, count } => flood::flood(to, count)?,
         Traffic::Bulk { to, bytes, direction, limit: most } => client::bulk(to, bytes, direction, limit(most)),
     }
     Ok(())

@@ -54,7 +54,11 @@ impl Tally {
     }
 
     fn tell(&self, started: Instant) {
-        tell(&json!({
+        tell(&self.report(started));
+    }
+
+    fn report(&self, started: Instant) -> serde_json::Value {
+        json!({
             "connections": self.greetings.values().sum::<u64>(),
             "failed": self.errors.values().sum::<u64>(),
             "greetings": self.greetings,
@@ -62,7 +66,7 @@ impl Tally {
             "ports": self.ports,
             "slowestMs": self.slowest.as_millis() as u64,
             "seconds": started.elapsed().as_secs_f64(),
-        }));
+        })
     }
 }
 
@@ -125,6 +129,46 @@ pub fn sequence(to: SocketAddr, count: u32, limit: Duration, ports: Ports) {
         tally.add(outcome, began.elapsed(), ports);
     }
     tally.tell(started);
+}
+
+/// Connections one after the other, `pace` apart, until stdin ends or says `stop`. Prints a report when the first one is
+/// done, at each line `report`, and at the end.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub fn churn(to: SocketAddr, pace: Duration, limit: Duration) -> Result<()> {
+    let started = Instant::now();
+    let tally = Arc::new(Mutex::new(Tally::default()));
+    let (first, done) = std::sync::mpsc::channel();
+    let shared = tally.clone();
+    let body = move || {
+        loop {
+            let began = Instant::now();
+            let outcome = Line::open(to, limit).and_then(|mut line| Ok((line.local_port()?, line.echo("hello")?)));
+            if let Ok(mut tally) = shared.lock() {
+                tally.add(outcome, began.elapsed(), Ports::Unreported);
+            }
+            let _ = first.send(());
+            thread::sleep(pace);
+        }
+    };
+    thread::Builder::new().spawn(body).context("cannot start a thread")?;
+    let _ = done.recv();
+    let report = || {
+        if let Ok(tally) = tally.lock() {
+            tally.tell(started);
+        }
+    };
+    report();
+    for line in io::stdin().lock().lines() {
+        match line?.trim() {
+            "report" => report(),
+            "stop" => break,
+            _ => {}
+        }
+    }
+    report();
+    Ok(())
 }
 
 /// `count` connections open at the same moment: all are opened, then all say hello, then all close.
@@ -271,6 +315,22 @@ fn tell_held(states: &[Held]) {
         "errors": errors,
         "ports": states.iter().map(|held| held.port).collect::<Vec<_>>(),
     }));
+}
+
+/// One HTTP/1.1 request without a body; prints `{"status":200,"body":"..."}`.
+///
+/// # Errors
+/// When there is no answer.
+pub fn http(method: &str, to: SocketAddr, path: &str) -> Result<()> {
+    use std::io::Read as _;
+    let mut stream = TcpStream::connect(to)?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP")?;
+    let status: u16 = head.split(' ').nth(1).context("no status")?.parse()?;
+    tell(&json!({ "status": status, "body": body }));
+    Ok(())
 }
 
 /// One transfer of `bytes` bytes; both ends hash what they sent or got.

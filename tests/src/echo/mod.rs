@@ -5,6 +5,7 @@
 //! their hash; `SOURCE N` is answered by N bytes and then their hash.
 
 pub mod client;
+pub mod flood;
 pub mod server;
 
 use std::io::{self, Read, Write};

@@ -245,6 +245,39 @@ impl World {
         Ok(())
     }
 
+    /// Adds a backend behind the backend `router`, which forwards for it: 10.2.0.2 and fd00:2::2. On the way to it no
+    /// packet larger than `mtu` bytes passes; its own link takes more, so it does not know.
+    ///
+    /// # Errors
+    /// When a command fails or the server does not start.
+    pub fn add_backend_behind(&mut self, router: usize, mtu: u16, greeting: &str) -> Result<()> {
+        let netns = Netns::create(format!("{PREFIX}{}-far", self.id))?;
+        let (near, v4, v6) = (&self.backends[router], self.backends[router].v4, self.backends[router].v6);
+        near.netns.sysctl(&[("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")])?;
+        near.netns.ip(&[
+            format!("link add far0 type veth peer name eth0 netns {}", netns.name()),
+            "address add 10.2.0.1/24 dev far0".into(),
+            "address add fd00:2::1/64 dev far0 nodad".into(),
+            "link set far0 up".into(),
+            format!("route replace 10.2.0.0/24 dev far0 mtu {mtu}"),
+            format!("route replace fd00:2::/64 dev far0 metric 100 mtu {mtu}"),
+        ])?;
+        netns.ip(&[
+            "address add 10.2.0.2/24 dev eth0",
+            "address add fd00:2::2/64 dev eth0 nodad",
+            "link set eth0 up",
+            "route add default via 10.2.0.1",
+            "route add default via fd00:2::1",
+        ])?;
+        self.lb.ip(&[format!("route add 10.2.0.0/24 via {v4}"), format!("route add fd00:2::/64 via {v6}")])?;
+        poll_ready(&netns)?;
+        let listen = format!("[::]:{ECHO_PORT}");
+        let server = Helper::start(&netns, &["world-server", "--greeting", greeting, "--listen", &listen])?;
+        let (v4, v6) = (Ipv4Addr::new(10, 2, 0, 2), Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 2));
+        self.backends.push(Backend { netns, greeting: greeting.into(), v4, v6, server: Some(server) });
+        Ok(())
+    }
+
     /// Starts a backend's server again after [`Backend::stop`].
     ///
     /// # Errors
@@ -301,6 +334,37 @@ impl World {
         Helper::start(&self.client, &["world-client", "hold", "--to", &to, "--count", &count, "--every", &pace])
     }
 
+    /// Starts connections one after the other, `pace` apart, until stopped.
+    ///
+    /// # Errors
+    /// When the client does not start.
+    pub fn churn(&self, to: SocketAddr, pace: Duration) -> Result<Helper> {
+        let (to, pace) = (to.to_string(), pace.as_millis().to_string());
+        Helper::start(&self.client, &["world-client", "churn", "--to", &to, "--every", &pace])
+    }
+
+    /// The namespace between the balancer host and the backends: a bridge, with `up0` to the balancer host.
+    #[must_use]
+    pub fn net(&self) -> &Netns {
+        &self.net
+    }
+
+    /// Makes the balancer host's interface on the client's side anew, as after a deletion, with its addresses.
+    ///
+    /// # Errors
+    /// When a command fails.
+    pub fn remake_client_side(&self) -> Result<()> {
+        let mtu = self.options.mtu;
+        self.lb.ip(&[format!("link delete {CLIENT_SIDE}")])?;
+        self.lb.ip(&[format!(
+            "link add {CLIENT_SIDE} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}",
+            self.client.name()
+        )])?;
+        self.join_client()?;
+        poll_ready(&self.client)?;
+        poll_ready(&self.lb)
+    }
+
     /// Wrong TCP checksums seen so far by the client and all backends together.
     ///
     /// # Errors
@@ -318,11 +382,8 @@ impl World {
         self.lb.ip(&[
             veth(CLIENT_SIDE, "eth0", &self.client),
             veth(BACK_SIDE, "up0", &self.net),
-            format!("address add {LB_V4}/24 dev {CLIENT_SIDE}"),
-            format!("address add {LB_V6}/64 dev {CLIENT_SIDE} nodad"),
             format!("address add 10.1.0.1/24 dev {BACK_SIDE}"),
             format!("address add fd00:1::1/64 dev {BACK_SIDE} nodad"),
-            format!("link set {CLIENT_SIDE} up"),
             format!("link set {BACK_SIDE} up"),
         ])?;
         self.net.ip(&[
@@ -331,6 +392,27 @@ impl World {
             "link set up0 master br0 up".into(),
             "link set br0 up".into(),
         ])?;
+        self.join_client()?;
+        // Room for tens of thousands of connections in sequence, each of which stays in TIME_WAIT for a minute.
+        self.client.sysctl(&[("net.ipv4.ip_local_port_range", "1024 65000")])?;
+        let loose = ["all", "default", CLIENT_SIDE, BACK_SIDE].map(|scope| format!("net.ipv4.conf.{scope}.rp_filter"));
+        self.lb.sysctl(&loose.each_ref().map(|key| (key.as_str(), "0")))?;
+        if self.options.gro == Gro::On {
+            self.net.feature("up0", "gro", "on")?;
+        }
+        if self.options.offload == Offload::BalancerOff {
+            self.lb.feature(BACK_SIDE, "tx", "off")?;
+        }
+        Ok(())
+    }
+
+    /// Addresses and features of the link between client and balancer host.
+    fn join_client(&self) -> Result<()> {
+        self.lb.ip(&[
+            format!("address add {LB_V4}/24 dev {CLIENT_SIDE}"),
+            format!("address add {LB_V6}/64 dev {CLIENT_SIDE} nodad"),
+            format!("link set {CLIENT_SIDE} up"),
+        ])?;
         self.client.ip(&[
             format!("address add {CLIENT_V4}/24 dev eth0"),
             format!("address add {CLIENT_V6}/64 dev eth0 nodad"),
@@ -338,20 +420,10 @@ impl World {
             format!("route add default via {LB_V4}"),
             format!("route add default via {LB_V6}"),
         ])?;
-        // Room for tens of thousands of connections in sequence, each of which stays in TIME_WAIT for a minute.
-        self.client.sysctl(&[("net.ipv4.ip_local_port_range", "1024 65000")])?;
-        let loose = ["all", "default", CLIENT_SIDE, BACK_SIDE].map(|scope| format!("net.ipv4.conf.{scope}.rp_filter"));
-        self.lb.sysctl(&loose.each_ref().map(|key| (key.as_str(), "0")))?;
-        self.shape_end(&self.client)?;
-        if self.options.gro == Gro::On {
-            self.net.feature("up0", "gro", "on")?;
-        }
         if self.options.offload == Offload::BalancerOff {
-            for device in [CLIENT_SIDE, BACK_SIDE] {
-                self.lb.feature(device, "tx", "off")?;
-            }
+            self.lb.feature(CLIENT_SIDE, "tx", "off")?;
         }
-        Ok(())
+        self.shape_end(&self.client)
     }
 
     /// Offload and GRO of a client's or backend's end.

@@ -1,9 +1,7 @@
 //! Described tables to arena words and kernel values: the writing side of `lb_common::table`'s layouts.
 
-use crate::{
-    compile::{maglev, shares},
-    image::{Backend, RuleTable, SubsetTable, name_hash},
-};
+use super::{maglev, shares};
+use crate::image::{Backend, RuleTable, SubsetTable, name_hash};
 use lb_common::{
     flow::{V4, V6},
     table::{self, rule},

@@ -1,0 +1,228 @@
+//! `meltemi explain PATH... --from A:P --to A:P`: what the data plane does with one flow, and why.
+
+use super::{
+    CANNOT_ASK, NOT_PERMITTED, ask,
+    configuration::Configuration,
+    run::{ForwardingArg, IdentityArgs},
+};
+use crate::{
+    compile::Host,
+    dataplane::{pins::Pins, probe::ProbeError},
+    explain::{
+        self, Answer, Question, Verdict,
+        live::{self, Live},
+        running::Running,
+    },
+    model::{Identity, Services},
+};
+use clap::{Args as ClapArgs, ValueEnum};
+use serde::Serialize;
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    io::{self, IsTerminal},
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+/// Says what the data plane does with a new flow, and why: listener, route, weights, slots, backend. Needs no root and no
+/// running agent; the data plane's own code answers.
+///
+/// Exit status: 0 answered, 1 the running kernel disagrees (--live), 2 bad arguments or unreadable files, 3 not permitted.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// Files or directories of manifests.
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// The client's address and port.
+    #[arg(long, value_name = "ADDR:PORT")]
+    from: SocketAddr,
+    /// The address and port it connects to.
+    #[arg(long, value_name = "ADDR:PORT")]
+    to: SocketAddr,
+    /// Address of an interface that the agent is attached to; may be repeated.
+    #[arg(long, value_name = "ADDR")]
+    interface_address: Vec<IpAddr>,
+    /// Address that Gateways listen on besides those; may be repeated. Without any address --to stands for one.
+    #[arg(long, value_name = "ADDR")]
+    vip: Vec<IpAddr>,
+    /// As for `run`; auto cannot look at routes here and means snat.
+    #[arg(long, value_enum, default_value_t = ForwardingArg::Auto)]
+    forwarding: ForwardingArg,
+    #[command(flatten)]
+    identity: IdentityArgs,
+    /// Also balance Services' ClusterIPs that no VirtualService routes.
+    #[arg(long)]
+    services: bool,
+    /// Ask the running kernel program too, and say whether it agrees. Run it where the agent runs. The flow counts once in
+    /// the statistics.
+    #[arg(long)]
+    live: bool,
+    /// With --live: the directory that `run` was given.
+    #[arg(long, default_value = "/sys/fs/bpf/meltemi", value_name = "DIR")]
+    pin: PathBuf,
+    /// With --live: the agent's admin endpoint, which tells its addresses.
+    #[arg(long, default_value = "127.0.0.1:15014", value_name = "ADDR:PORT")]
+    admin: SocketAddr,
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+/// The JSON: the answer, and the kernel's where it was asked.
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    answer: Answer,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live: Option<Live>,
+}
+
+pub fn run(args: &Args) -> ExitCode {
+    match report(args) {
+        Ok(report) => {
+            match args.output {
+                Output::Json => match serde_json::to_string(&report) {
+                    Ok(text) => println!("{text}"),
+                    Err(error) => return fail(CANNOT_ASK, &error.to_string()),
+                },
+                Output::Text => print!("{}", text(&report, colour())),
+            }
+            ExitCode::from(u8::from(report.live.is_some_and(|live| !live.agrees)))
+        }
+        Err((status, message)) => fail(status, &message),
+    }
+}
+
+fn fail(status: u8, message: &str) -> ExitCode {
+    for line in message.lines() {
+        eprintln!("meltemi: {line}");
+    }
+    ExitCode::from(status)
+}
+
+fn report(args: &Args) -> Result<Report, (u8, String)> {
+    let cannot = |message: String| (CANNOT_ASK, message);
+    let identity = args.identity.identity(if args.services { Services::All } else { Services::OnlyRouted });
+    let configuration = Configuration::load(&args.paths, &identity).map_err(|lines| cannot(lines.join("\n")))?;
+    let (host, assumed) = host(args, &configuration);
+    let mut answer = answer(args, &configuration, &identity, &host).map_err(cannot)?;
+    if let Some(step) = assumed {
+        answer.steps.insert(0, step);
+    }
+    let live = match args.live {
+        false => None,
+        true => live::ask(&Pins::new(&args.pin), args.from, args.to, &answer).map_err(|error| {
+            let status = match error {
+                ProbeError::Known => CANNOT_ASK,
+                _ => NOT_PERMITTED,
+            };
+            (status, error.to_string())
+        })?,
+    };
+    if let Some(live) = &live {
+        answer.steps.push(match live.agrees {
+            true => "the running kernel program gives the same answer".to_owned(),
+            false => {
+                "the running kernel program gives ANOTHER answer: is this configuration the one in force?".to_owned()
+            }
+        });
+    }
+    Ok(Report { answer, live })
+}
+
+fn answer(args: &Args, configuration: &Configuration, identity: &Identity, host: &Host) -> Result<Answer, String> {
+    let question = Question {
+        specs: &configuration.specs,
+        identity,
+        model: &configuration.model,
+        findings: &configuration.findings,
+        host,
+        from: args.from,
+        to: args.to,
+    };
+    explain::explain(&question)
+        .map_err(|error| error.to_string())?
+        .ok_or_else(|| format!("--from {} and --to {} are not of one address family", args.from, args.to))
+}
+
+/// The host to answer for, and a step that says what was assumed about it.
+fn host(args: &Args, configuration: &Configuration) -> (Host, Option<String>) {
+    let told: BTreeSet<IpAddr> = args.interface_address.iter().chain(&args.vip).copied().collect();
+    if args.live
+        && told.is_empty()
+        && let Ok(running) =
+            ask::get(args.admin, "/config").map_err(drop).and_then(|text| Running::parse(&text).map_err(drop))
+    {
+        let own = running.host();
+        let addresses = own.addresses.iter().copied().filter(|address| !configuration.names(*address)).collect();
+        let mut host = configuration.host(addresses, args.forwarding.choice());
+        host.paths.extend(own.paths);
+        let step = format!("addresses and forwarding are those of the running agent, revision {}", running.revision);
+        return (host, Some(step));
+    }
+    let to = args.to.ip();
+    if told.is_empty() && !configuration.names(to) {
+        let step = format!("no --interface-address or --vip is given: {to} is taken for one of the agent's own");
+        return (configuration.host([to].into(), args.forwarding.choice()), Some(step));
+    }
+    (configuration.host(told, args.forwarding.choice()), None)
+}
+
+fn colour() -> bool {
+    std::env::var_os("NO_COLOR").is_none() && io::stdout().is_terminal()
+}
+
+fn text(report: &Report, colour: bool) -> String {
+    let answer = &report.answer;
+    let (verdict, code) = match answer.verdict {
+        Verdict::Forward => ("forward", "32"),
+        Verdict::Proxy => ("proxy", "36"),
+        Verdict::Respond => ("respond", "36"),
+        Verdict::Reject => ("reject", "31"),
+        Verdict::Pass => ("pass", "33"),
+        Verdict::Drop => ("drop", "31"),
+    };
+    let verdict = if colour { format!("\x1b[1;{code}m{verdict}\x1b[0m") } else { verdict.to_owned() };
+    let mut out = String::new();
+    let mut row = |name: &str, value: &str| {
+        let _ = writeln!(out, "{name:<12} {value}");
+    };
+    row("verdict", &format!("{verdict} ({})", answer.reason));
+    if let Some(listener) = &answer.listener {
+        row("listener", &format!("{} port {} {}", listener.gateway, listener.port, listener.protocol));
+    }
+    if let Some(route) = &answer.route {
+        let name = route.virtual_service.as_deref().unwrap_or("none: all endpoints");
+        let item = route.r#match.map(|item| format!(".match[{item}]")).unwrap_or_default();
+        row("route", &format!("{name} {}[{}]{item}  {}:{}", route.kind, route.index, route.file, route.line));
+    }
+    for (at, share) in answer.destinations.iter().enumerate() {
+        let subset = share.subset.as_ref().map(|subset| format!("/{subset}")).unwrap_or_default();
+        let name = format!("{}:{}{subset}", share.host, share.port);
+        let title = if at == 0 { "destinations" } else { "" };
+        row(title, &format!("{:>7.2}%  weight {:<6} {name}", share.share * 100.0, share.weight));
+    }
+    if let Some(chosen) = &answer.chosen {
+        let subset = chosen.subset.as_ref().map(|subset| format!("/{subset}")).unwrap_or_default();
+        row("chosen", &format!("{} {}  {}:{}{subset}", chosen.backend, chosen.forwarding, chosen.host, chosen.port));
+    }
+    if let Some(live) = &report.live {
+        let backend = live.backend.map(|backend| format!(" {backend}")).unwrap_or_default();
+        let agrees = if live.agrees { "agrees" } else { "DISAGREES" };
+        let how = live.forwarding.map(|how| format!(" {how}")).unwrap_or_default();
+        let verdict = format!("{:?}", live.verdict).to_lowercase();
+        row("kernel", &format!("{agrees}: {verdict}{backend}{how} ({})", live.mode));
+    }
+    out.push_str("steps\n");
+    for (at, step) in answer.steps.iter().enumerate() {
+        let _ = writeln!(out, "{:>4}. {step}", at + 1);
+    }
+    out
+}

@@ -1,0 +1,177 @@
+//! The answer in words: each candidate taken or refused, each choice with its numbers.
+
+use super::{Question, Trace, Verdict, accepts, forwarding};
+use crate::{
+    finding::Severity,
+    model::{self, Action, BrokenReason, Door, Fate, Listener, Origin, Rule, Target},
+};
+use lb_common::pick::Outcome;
+
+/// Refused candidates and other listeners that are named one by one.
+const NAMED: usize = 20;
+
+pub(super) fn steps(
+    question: &Question<'_>,
+    listener: Option<&Listener>,
+    rule: Option<&Rule>,
+    trace: &Trace,
+    verdict: Verdict,
+) -> Vec<String> {
+    let mut steps = Vec::new();
+    listeners(question, listener, &mut steps);
+    if let Some(listener) = listener {
+        candidates(question, listener, &mut steps);
+        if listener.action == Action::Proxy {
+            steps.push(format!("{} reads bytes: that is the userspace proxy's work, not the kernel's", listener.door));
+        }
+    }
+    if let Some(rule) = rule {
+        weights(rule, &mut steps);
+        walk(rule, trace, &mut steps);
+    }
+    findings(question, listener, rule, &mut steps);
+    let what = match verdict {
+        Verdict::Forward => "forwarded",
+        Verdict::Proxy => "left to the proxy",
+        Verdict::Respond => "answered by the proxy",
+        Verdict::Reject => "answered with a TCP reset",
+        Verdict::Pass => "passed to the host untouched",
+        Verdict::Drop => "dropped",
+    };
+    steps.push(format!("{what}: {} ({})", trace.reason.name(), trace.reason.meaning()));
+    steps
+}
+
+fn at(origin: &Origin) -> String {
+    format!("{}:{}", origin.file, origin.line)
+}
+
+/// The listener taken, and why others that come near are not it.
+fn listeners(question: &Question<'_>, taken: Option<&Listener>, steps: &mut Vec<String>) {
+    let to = question.to;
+    match taken {
+        Some(listener) => {
+            steps.push(format!("{to} is {} ({})", listener.door, at(&listener.origin)));
+        }
+        None => steps.push(format!("nothing listens on {to}")),
+    }
+    let others: Vec<&Listener> = question
+        .model
+        .listeners
+        .iter()
+        .filter(|listener| taken.is_none_or(|taken| !std::ptr::eq(*listener, taken)))
+        .collect();
+    for listener in others.iter().take(NAMED) {
+        let why = match port(&listener.door) {
+            _ if accepts(&listener.door, question.host, to) => "another listener has this address first".to_owned(),
+            port if port != to.port() => format!("its port is {port}"),
+            _ => format!("{} is none of its addresses", to.ip()),
+        };
+        steps.push(format!("listener refused: {} ({}): {why}", listener.door, at(&listener.origin)));
+    }
+    rest(others.len(), "listeners", steps);
+}
+
+fn rest(count: usize, what: &str, steps: &mut Vec<String>) {
+    if count > NAMED {
+        steps.push(format!("and {} more {what}", count - NAMED));
+    }
+}
+
+const fn port(door: &Door) -> u16 {
+    match door {
+        Door::Gateway { port, .. } | Door::Service { port, .. } => port.get(),
+    }
+}
+
+fn candidates(question: &Question<'_>, listener: &Listener, steps: &mut Vec<String>) {
+    let all = model::candidates(question.specs, question.identity, listener);
+    for candidate in all.iter().take(NAMED) {
+        let name = format!("VirtualService {} spec.tcp[{}]", candidate.virtual_service, candidate.index);
+        let how = match (&listener.action, candidate.fate) {
+            (Action::Tcp(Rule { match_index: Some(item), .. }), Fate::Taken) => format!(", by match[{item}]"),
+            (_, Fate::Taken) => ", without a match".to_owned(),
+            _ => String::new(),
+        };
+        steps.push(format!("{name} ({}) {}{how}", at(&candidate.origin), candidate.fate));
+    }
+    rest(all.len(), "routes", steps);
+    if let Action::Tcp(Rule { virtual_service: None, origin, .. }) = &listener.action {
+        steps.push(format!("no VirtualService routes it: all endpoints of the Service ({})", at(origin)));
+    }
+}
+
+fn weights(rule: &Rule, steps: &mut Vec<String>) {
+    let sum: u64 = rule.destinations.iter().map(|destination| u64::from(destination.weight)).sum();
+    for destination in &rule.destinations {
+        let subset = destination.subset.as_ref().map(|subset| format!("/{subset}")).unwrap_or_default();
+        let broken = match destination.target {
+            Target::Cluster(_) => "",
+            Target::Broken(BrokenReason::HostNotFound) => ": broken, no such host",
+            Target::Broken(BrokenReason::SubsetNotFound) => ": broken, no such subset",
+            Target::Broken(BrokenReason::PortNotFound) => ": broken, no such port",
+            Target::Broken(BrokenReason::PortAmbiguous) => ": broken, several ports and none named",
+        };
+        steps.push(format!(
+            "weight {} of {sum}: {}:{}{subset} ({}){broken}",
+            destination.weight,
+            destination.host,
+            destination.port,
+            at(&destination.origin),
+        ));
+    }
+}
+
+fn walk(rule: &Rule, trace: &Trace, steps: &mut Vec<String>) {
+    let Some(walk) = trace.walk else { return };
+    let key = match rule.hash {
+        model::HashKey::Flow => "addresses and ports",
+        model::HashKey::SourceIp => "the client's address alone",
+    };
+    let (slot, slots) = walk.slot;
+    let destination = rule.destinations.get(walk.position);
+    let name = |one: &model::Destination| match &one.subset {
+        Some(subset) => format!("subset {subset} of {}", one.host),
+        None => one.host.to_string(),
+    };
+    let chosen = destination.filter(|_| slots > 0).map_or_else(|| "nothing: all weights are zero".to_owned(), name);
+    steps.push(format!("the hash of {key} falls on slot {slot} of {slots} of the rule: {chosen}"));
+    match (walk.outcome, walk.end) {
+        (Outcome::Backend, Some(end)) => {
+            let (slot, slots) = end.slot;
+            steps.push(format!("and on slot {slot} of {slots} of the subset: backend {}", end.backend));
+            let how = match end.forwarding {
+                lb_common::table::Forwarding::Snat => "the backend sees this host's address",
+                lb_common::table::Forwarding::Dnat => "the backend sees the client's address",
+            };
+            steps.push(format!("forwarding {}: {how}", forwarding(end.forwarding)));
+        }
+        (Outcome::Broken, _) => steps.push("this destination is broken; its share is refused".to_owned()),
+        (Outcome::Empty, _) | (Outcome::Backend, None) => {
+            steps
+                .push("this destination has no ready endpoint of this address family; its share is refused".to_owned());
+        }
+    }
+}
+
+/// Errors of the objects that the flow meets.
+fn findings(question: &Question<'_>, listener: Option<&Listener>, rule: Option<&Rule>, steps: &mut Vec<String>) {
+    let mut objects: Vec<String> = Vec::new();
+    match listener.map(|listener| &listener.door) {
+        Some(Door::Gateway { gateway, .. }) => objects.push(format!("Gateway {gateway}")),
+        Some(Door::Service { service, .. }) => objects.push(format!("Service {service}")),
+        // Whatever keeps a listener from being there may be any object.
+        None => objects.extend(question.findings.iter().map(|finding| finding.object.clone())),
+    }
+    objects.extend(rule.and_then(|rule| rule.virtual_service.as_ref()).map(|name| format!("VirtualService {name}")));
+    let hosts: Vec<&str> = rule.iter().flat_map(|rule| &rule.destinations).map(|one| &*one.host).collect();
+    let concerns = |object: &str, message: &str| {
+        objects.iter().any(|own| own == object) || hosts.iter().any(|host| message.contains(host))
+    };
+    let errors = question.findings.iter().filter(|finding| finding.severity == Severity::Error);
+    let errors: Vec<_> = errors.filter(|finding| concerns(&finding.object, &finding.message)).collect();
+    for finding in errors.iter().take(NAMED) {
+        steps.push(finding.to_string().lines().next().unwrap_or_default().to_owned());
+    }
+    rest(errors.len(), "errors", steps);
+}

@@ -1,0 +1,126 @@
+//! Why a listener has the route it has: every tcp route it could have taken, and what became of it. For people who ask;
+//! nothing is decided here, [`super::parse`] has done that.
+
+use std::fmt;
+
+use super::{
+    Action, Door, Listener, ObjectName, Origin, binding, gateway, host, parse::Identity, route::VirtualService,
+};
+use crate::spec::Specs;
+
+/// One `tcp` route of a VirtualService.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    pub virtual_service: ObjectName,
+    /// Position in `spec.tcp`.
+    pub index: usize,
+    pub origin: Origin,
+    pub fate: Fate,
+}
+
+/// What became of a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Taken,
+    /// Not for this gateway, or not for the mesh.
+    NotBound,
+    NotExported,
+    /// No host in common with the Gateway server or the Service.
+    HostsApart,
+    /// Asked, and no match of it fits.
+    NoMatch,
+    /// Not asked: the route taken comes before it.
+    After,
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Fate::Taken => "taken",
+            Fate::NotBound => "refused: not bound to this listener (spec.gateways)",
+            Fate::NotExported => "refused: not exported to this agent's namespace (spec.exportTo)",
+            Fate::HostsApart => "refused: none of its hosts is served here (spec.hosts)",
+            Fate::NoMatch => "refused: no match of it fits this port and address",
+            Fate::After => "refused: the route taken comes before it",
+        })
+    }
+}
+
+/// Every tcp route there is, in the order in which this listener asks them; those it does not ask come last. Empty where the
+/// listener takes no VirtualService's route.
+pub fn candidates(specs: &Specs, identity: &Identity, listener: &Listener) -> Vec<Candidate> {
+    let Action::Tcp(rule) = &listener.action else {
+        return Vec::new();
+    };
+    let Some(taken) = &rule.virtual_service else {
+        return Vec::new();
+    };
+    let mut services: Vec<(Option<Fate>, &VirtualService)> = specs
+        .virtual_services
+        .iter()
+        .map(|service| (barred(specs, identity, &listener.door, service), service))
+        .collect();
+    services.sort_by_key(|(barred, service)| {
+        let rank = match listener.door {
+            Door::Gateway { .. } => gateway::export_rank(&service.spec.export_to, service.namespace()),
+            Door::Service { .. } => 0,
+        };
+        (barred.is_some(), rank, service.created, service.name().clone())
+    });
+    let mut asked = Fate::NoMatch;
+    let mut found = Vec::new();
+    for (barred, service) in services {
+        for index in 0..service.spec.tcp.len() {
+            let is_taken = service.name() == taken && index == rule.index;
+            let fate = match barred {
+                Some(barred) => barred,
+                None if is_taken => Fate::Taken,
+                None => asked,
+            };
+            if is_taken {
+                asked = Fate::After;
+            }
+            let origin = service.origin(&format!("spec.tcp[{index}]"));
+            found.push(Candidate { virtual_service: service.name().clone(), index, origin, fate });
+        }
+    }
+    found
+}
+
+/// Why a listener does not ask a VirtualService at all.
+fn barred(specs: &Specs, identity: &Identity, door: &Door, service: &VirtualService) -> Option<Fate> {
+    let bound = match door {
+        Door::Gateway { gateway, .. } => binding::gateways(service).contains(gateway),
+        Door::Service { .. } => binding::for_mesh(&service.spec),
+    };
+    if !bound {
+        return Some(Fate::NotBound);
+    }
+    if !host::exported(&service.spec.export_to, service.namespace(), &identity.namespace) {
+        return Some(Fate::NotExported);
+    }
+    (!meets(specs, identity, door, service)).then_some(Fate::HostsApart)
+}
+
+fn meets(specs: &Specs, identity: &Identity, door: &Door, service: &VirtualService) -> bool {
+    match door {
+        Door::Gateway { gateway: name, port, .. } => {
+            specs.gateways.iter().filter(|gateway| gateway.name() == name).any(|gateway| {
+                let here = |number: u32| number == u32::from(port.get());
+                let servers = gateway.spec.servers.iter();
+                let mut servers = servers.filter(|server| server.port.as_ref().is_some_and(|port| here(port.number)));
+                servers.any(|server| gateway::shares_host(identity, service, gateway, server))
+            })
+        }
+        Door::Service { service: name, .. } => {
+            let own = host::expand(&name.name, &name.namespace, &identity.cluster_domain);
+            let entries = specs.service_entries.iter().filter(|entry| entry.name() == name);
+            let hosts: Vec<&String> = entries.flat_map(|entry| &entry.spec.hosts).chain([&own]).collect();
+            let covers = |pattern: &String| {
+                let pattern = host::expand(pattern, service.namespace(), &identity.cluster_domain);
+                hosts.iter().any(|host| host::covers(&pattern, host))
+            };
+            service.spec.hosts.iter().any(covers)
+        }
+    }
+}
