@@ -16,6 +16,11 @@ pub trait Frame {
         self.len() == 0
     }
 
+    /// Whether the frame has `len` bytes or more.
+    fn holds(&self, len: usize) -> bool {
+        len <= self.len()
+    }
+
     /// Payload bytes of each packet that hardware will cut this one into; 0 where it goes out as it is.
     fn gso_size(&self) -> usize {
         0

@@ -98,7 +98,7 @@ impl Header for crate::flow::V4 {
         let protocol: u8 = frame.load(at + ipv4::PROTOCOL).ok_or(MALFORMED)?;
         let src: Self = frame.load(at + ipv4::SRC).ok_or(MALFORMED)?;
         let dst: Self = frame.load(at + ipv4::DST).ok_or(MALFORMED)?;
-        if total < header || (room == Room::Whole && at + total > frame.len()) {
+        if total < header || (room == Room::Whole && !frame.holds(at + total)) {
             return Err(MALFORMED);
         }
         let fragment = if fragment & (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) == 0 {
@@ -127,7 +127,7 @@ impl Header for crate::flow::V6 {
         let src: Self = frame.load(at + ipv6::SRC).ok_or(MALFORMED)?;
         let dst: Self = frame.load(at + ipv6::DST).ok_or(MALFORMED)?;
         let transport = at + ipv6::LEN;
-        if room == Room::Whole && transport + transport_len > frame.len() {
+        if room == Room::Whole && !frame.holds(transport + transport_len) {
             return Err(MALFORMED);
         }
         let protocol: u8 = frame.load(at + ipv6::NEXT_HEADER).ok_or(MALFORMED)?;

@@ -3,7 +3,7 @@
 use crate::maps;
 use aya_ebpf::{
     bindings::{BPF_F_PSEUDO_HDR, xdp_md},
-    helpers::generated::{bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_xdp_adjust_tail},
+    helpers::generated::{bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
     programs::{TcContext, XdpContext},
 };
 use core::{arch::asm, marker::PhantomData, ptr};
@@ -77,9 +77,17 @@ fn distance(data: usize, end: usize) -> usize {
 }
 
 impl<C: Checksums> Frame for XdpFrame<'_, C> {
+    /// Of all buffers, of which only the first is in reach of `load` and `store`.
     #[inline(always)]
     fn len(&self) -> usize {
-        distance(self.ctx.data(), self.ctx.data_end())
+        // SAFETY: the context is the one this program was called with.
+        (unsafe { bpf_xdp_get_buff_len(self.ctx.ctx) }) as usize
+    }
+
+    /// The helper is asked only about frames of several buffers.
+    #[inline(always)]
+    fn holds(&self, len: usize) -> bool {
+        len <= distance(self.ctx.data(), self.ctx.data_end()) || len <= self.len()
     }
 
     #[inline(always)]

@@ -136,6 +136,11 @@ fn learn_port(rig: &mut Rig, flow: &mut Flow, sent: &[u8]) {
     rig.forget_pending(flow.backend, flow.ours);
 }
 
+/// Payloads beyond one buffer of a native XDP frame, about 3,500 bytes. The kernel runs TC programs on less only.
+pub fn jumbo(mode: Mode) -> Vec<usize> {
+    if mode == Mode::Tc { vec![3_000] } else { vec![3_000, 3_600, 5_001, 8_900] }
+}
+
 /// Every mode, family and way of forwarding.
 pub fn everywhere(rig: &mut Rig, mut body: impl FnMut(&mut Rig, Mode, Family, Place)) {
     for mode in Mode::ALL {
@@ -179,6 +184,18 @@ kernel_test! {
             let again = Flow::syn_again(rig, &flow);
             assert_eq!(rig.entries(family), (0, 2), "a SYN on a closed flow starts a new one");
             again.down(rig, "SYN-ACK", again.reply(SYN | ACK, 5, 6), Reason::ForwardHandshake);
+        });
+    }
+
+    fn jumbo_frames_in_several_buffers(rig) {
+        everywhere(rig, |rig, mode, family, place| {
+            let flow = Flow::open(rig, mode, family, place, 40_000);
+            // A native XDP frame has about 3,500 bytes in one piece; the rest is in fragments of it.
+            for length in jumbo(mode) {
+                let payload: Vec<u8> = (0..length).map(|at| (at * 7) as u8).collect();
+                flow.up(rig, &format!("{length} bytes"), flow.request(ACK, 1, 1).payload(&payload), Reason::ForwardFlow);
+                flow.down(rig, &format!("{length} bytes"), flow.reply(ACK, 1, 1).payload(&payload), Reason::ForwardFlow);
+            }
         });
     }
 

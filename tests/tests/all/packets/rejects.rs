@@ -4,7 +4,7 @@ use lb_common::verdict::Reason;
 use meltemi::dataplane::load::Mode;
 use meltemi_tests::packet::{ACK, FIN, Packet, RST, SYN, Transport};
 
-use super::flows::{BACKEND_SEQ, CLIENT_SEQ, Flow, everywhere, reset_of};
+use super::flows::{BACKEND_SEQ, CLIENT_SEQ, Flow, everywhere, jumbo, reset_of};
 use super::rig::{Expect, FAMILIES, Family, Fate};
 use super::{Place, Rig, kernel_test};
 
@@ -41,6 +41,7 @@ kernel_test! {
             for (flags, payload, seq, ack, answer) in [
                 (ACK, 0, 7_777, 0, RST),
                 (ACK, 100, 7_777, 0, RST),
+                (ACK, *jumbo(mode).last().unwrap(), 7_777, 0, RST),
                 (ACK | FIN, 3, 7_777, 0, RST),
                 (SYN | ACK, 0, 7_777, 0, RST),
                 (0, 0, 0, 500, RST | ACK),
@@ -121,8 +122,8 @@ kernel_test! {
             let flow = Flow::open(rig, mode, family, Place::SmallMtu, 40_000);
             let headers = if family == Family::V4 { 40 } else { 60 };
             flow.up(rig, "1300 bytes", flow.request(ACK, 1, 1).payload(&[7; 1300][headers..]), Reason::ForwardFlow);
-            for length in [1301, 1400, 1500] {
-                let packet = flow.request(ACK, 1, 1).payload(&[7; 1500][..length - headers]);
+            for length in [1301, 1400, 1500].into_iter().chain(jumbo(mode)) {
+                let packet = flow.request(ACK, 1, 1).payload(&[7; 9_000][..length - headers]);
                 let expect = Expect::new(Fate::Back, Reason::ReplyTooBig, too_big(&packet, 1300).bytes());
                 rig.check(mode, &format!("{family:?} {length} bytes"), &packet.bytes(), &expect);
             }

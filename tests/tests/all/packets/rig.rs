@@ -175,10 +175,10 @@ pub fn image() -> Image {
 const LINKS: &str = "link set lo up
 link add c0 address 02:00:00:00:00:01 type veth peer name c1
 link add b0 address 02:00:00:00:01:01 type veth peer name b1
-link set c0 up
-link set c1 up
-link set b0 up
-link set b1 up
+link set c0 mtu 9000 up
+link set c1 mtu 9000 up
+link set b0 mtu 9000 up
+link set b1 mtu 9000 up
 address add 10.0.0.1/24 dev c0
 address add 10.1.0.1/24 dev b0
 address add fd00::1/64 dev c0 nodad
@@ -355,7 +355,9 @@ impl Rig {
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
         options.ctx_in = context;
-        let result = self.programs[&mode].test_run(options).unwrap();
+        let result = self.programs[&mode]
+            .test_run(options)
+            .unwrap_or_else(|error| panic!("{mode:?}, {} bytes: {error:?}", frame.len()));
         out.truncate(result.data_size_out as usize);
         let fate = match (mode, result.return_value as i32) {
             (Mode::Tc, 2) | (Mode::Xdp | Mode::XdpGeneric, 1) => Fate::Drop,

@@ -71,8 +71,8 @@ fn route(to: std::net::IpAddr) -> Route {
     };
     let hop = |ifindex, to, from| Hop { ifindex, destination: mac(to), source: mac(from) };
     match (net, host) {
-        (0, 2) => Route::Hop(hop(2, CLIENT_MAC, C0_MAC), 1_500),
-        (1, 2 | 3) => Route::Hop(hop(3, backend_mac(host), B0_MAC), 1_500),
+        (0, 2) => Route::Hop(hop(2, CLIENT_MAC, C0_MAC), 9_000),
+        (1, 2 | 3) => Route::Hop(hop(3, backend_mac(host), B0_MAC), 9_000),
         (2, _) => Route::Hop(hop(3, backend_mac(2), B0_MAC), 1_300),
         (3, _) => Route::None,
         _ => Route::NoNeighbour,
