@@ -13,7 +13,7 @@ use crate::{
         pins::Pins,
     },
     finding::{Finding, Severity},
-    host::{self, Choice, HostError, Link, Nature, Network},
+    host::{self, Change, Choice, HostError, Link, Nature, Network, News},
     image::{Image, RuleTable, SubsetTable},
     model::{self, Identity, Model},
     observe::{
@@ -107,6 +107,9 @@ const UPKEEP: Duration = Duration::from_secs(5);
 /// Upkeep takes at most one part in this of the agent's time, however large the tables are.
 const UPKEEP_SHARE: u32 = 50;
 
+/// Time for a burst of news about interfaces to end.
+const SETTLE: Duration = Duration::from_millis(200);
+
 /// Runs until a signal ends it.
 pub async fn run(options: Options) -> Result<(), AgentError> {
     check_ports(options.snat_ports)?;
@@ -124,12 +127,18 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     std::thread::spawn(move || follow(&watch, &sender));
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
+    let mut news = News::open()?;
     let mut next = tokio::time::Instant::now() + UPKEEP;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             Some(()) = changes.recv() => agent.reload().await,
+            Some(change) = news.next() => match change {
+                // Without forwarding the host asks for nobody's link address, and packets would be lost until somebody does.
+                Change::Forgotten { ifindex, neighbour } => agent.network.meet(ifindex, neighbour).await,
+                Change::Up { .. } => next = next.min(tokio::time::Instant::now() + SETTLE),
+            },
             _ = tokio::time::sleep_until(next) => {
                 let start = tokio::time::Instant::now();
                 agent.upkeep().await;

@@ -2,14 +2,16 @@
 //! Reads and sets, decides only between snat and dnat.
 
 use crate::compile::{Host, Path};
-use futures_util::TryStreamExt;
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use lb_common::table::Forwarding;
 use rtnetlink::{
-    Handle, RouteMessageBuilder,
+    Handle, MulticastGroup, RouteMessageBuilder,
+    packet_core::NetlinkPayload,
     packet_route::{
+        RouteNetlinkMessage,
         address::AddressAttribute,
-        link::LinkAttribute,
-        neighbour::{NeighbourFlags, NeighbourState},
+        link::{LinkAttribute, LinkFlags},
+        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
     },
 };
@@ -17,6 +19,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     net::IpAddr,
+    pin::Pin,
 };
 use thiserror::Error;
 
@@ -41,6 +44,58 @@ pub enum Choice {
 /// A connection to the kernel's routing tables.
 pub struct Network {
     handle: Handle,
+}
+
+/// What happened on the host's interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A link address was forgotten though its owner had not failed to answer: flushed, or its link was down.
+    Forgotten { ifindex: u32, neighbour: IpAddr },
+    /// An interface came up, perhaps made anew.
+    Up { ifindex: u32 },
+}
+
+/// News of the host's interfaces.
+pub struct News {
+    messages: Pin<Box<dyn Stream<Item = NetlinkPayload<RouteNetlinkMessage>> + Send>>,
+}
+
+impl News {
+    /// Must be called inside a tokio runtime, which then serves the socket.
+    pub fn open() -> Result<Self, HostError> {
+        let groups = [MulticastGroup::Neigh, MulticastGroup::Link];
+        let (connection, _, messages) = rtnetlink::new_multicast_connection(&groups).map_err(HostError::Socket)?;
+        tokio::spawn(connection);
+        Ok(Self { messages: Box::pin(messages.map(|(message, _)| message.payload)) })
+    }
+
+    /// The next change; `None` where the kernel tells nothing any more.
+    pub async fn next(&mut self) -> Option<Change> {
+        loop {
+            let NetlinkPayload::InnerMessage(message) = self.messages.next().await? else { continue };
+            let change = match message {
+                RouteNetlinkMessage::DelNeighbour(message) => forgotten(&message),
+                RouteNetlinkMessage::NewLink(message) if message.header.flags.contains(LinkFlags::LowerUp) => {
+                    Some(Change::Up { ifindex: message.header.index })
+                }
+                _ => None,
+            };
+            if change.is_some() {
+                return change;
+            }
+        }
+    }
+}
+
+/// A neighbour that did not answer was probed; asking for it again would never end.
+fn forgotten(message: &NeighbourMessage) -> Option<Change> {
+    let probed = message.attributes.iter().any(|one| matches!(one, NeighbourAttribute::Probes(1..)));
+    let neighbour = message.attributes.iter().find_map(|one| match one {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::from(*address)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(IpAddr::from(*address)),
+        _ => None,
+    })?;
+    (!probed && !neighbour.is_multicast()).then_some(Change::Forgotten { ifindex: message.header.ifindex, neighbour })
 }
 
 /// A network interface.
@@ -178,7 +233,7 @@ impl Network {
 
     /// Has the kernel resolve a neighbour, or confirm one it has not heard of for a while. Whatever comes of it, the data
     /// path copes.
-    async fn meet(&self, ifindex: u32, neighbour: IpAddr) {
+    pub async fn meet(&self, ifindex: u32, neighbour: IpAddr) {
         let request = self
             .handle
             .neighbours()

@@ -21,6 +21,8 @@ pub enum PinsError {
     Unsafe { path: PathBuf, owner: u32, mode: u32 },
     #[error("another agent works on {path}; stop it, or give this one another --pin and other interfaces")]
     Locked { path: PathBuf },
+    #[error("not permitted to write {path}: run as root or with CAP_BPF, CAP_NET_ADMIN and the right to write there")]
+    NotPermitted { path: PathBuf },
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
 }
@@ -88,7 +90,10 @@ impl Pins {
         let name: String =
             self.root.to_string_lossy().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let path = PathBuf::from(format!("/run/meltemi{name}.lock"));
-        let file = File::create(&path).map_err(|source| PinsError::Io { path: path.clone(), source })?;
+        let file = File::create(&path).map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => PinsError::NotPermitted { path: path.clone() },
+            _ => PinsError::Io { path: path.clone(), source },
+        })?;
         match file.try_lock() {
             Ok(()) => Ok(file),
             Err(TryLockError::WouldBlock) => Err(PinsError::Locked { path: self.root.clone() }),

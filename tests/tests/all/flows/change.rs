@@ -134,7 +134,11 @@ fn clients_of(world: &mut World, greetings: &[&str]) -> Vec<String> {
 #[test]
 fn scaling_a_subset_moves_no_client_between_versions() {
     let setup = Setup { example: "source-ip", forwarding: Forwarding::Dnat, ..Setup::new(Mode::Tc) };
-    let mut stage = setup.run_after(|world, _| world.many_clients(200).unwrap());
+    let mut stage = setup.run_after(|world, _| {
+        world.many_clients(200).unwrap();
+        // None of these clients has asked for the balancer's link address, so its host must ask for theirs.
+        world.forward_by_kernel().unwrap();
+    });
     let told = stage.sequence(listener(Family::V4), 400);
     assert_eq!(told["failed"], 0, "{told}");
     let p = p_value(&told["greetings"], &[("one", 20), ("two", 80)]);
