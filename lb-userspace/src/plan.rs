@@ -16,6 +16,22 @@ pub enum Op {
     DeleteBackend(BackendId, Backend),
 }
 
+impl Op {
+    /// What `image` is once this is done.
+    pub fn record(&self, image: &mut Image) {
+        match self {
+            Op::PutBackend(id, backend) => drop(image.backends.insert(*id, *backend)),
+            Op::PutSubset(id, table) => drop(image.subsets.insert(*id, table.clone())),
+            Op::PutRule(id, table) => drop(image.rules.insert(*id, table.clone())),
+            Op::PutVip(vip, rule) => drop(image.vips.insert(*vip, *rule)),
+            Op::DeleteVip(vip) => drop(image.vips.remove(vip)),
+            Op::DeleteRule(id) => drop(image.rules.remove(id)),
+            Op::DeleteSubset(id) => drop(image.subsets.remove(id)),
+            Op::DeleteBackend(id, _) => drop(image.backends.remove(id)),
+        }
+    }
+}
+
 /// Ordered writes. Comes only from [`diff`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {

@@ -1,3 +1,7 @@
 //! All tests that cross rooms, in one binary: linking is the slowest part of building tests.
 
+mod config;
+mod explains;
+mod golden;
+mod plans;
 mod world_check;
