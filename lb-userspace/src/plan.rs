@@ -2,7 +2,7 @@
 //! names is there, and no number changes its meaning while something may still hold it.
 
 use crate::image::{Backend, BackendId, Image, RuleId, RuleTable, SubsetId, SubsetTable, Vip};
-use std::fmt;
+use std::{fmt, net::SocketAddr};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
@@ -98,8 +98,8 @@ impl fmt::Display for Plan {
                         table.destinations.iter().map(|destination| destination.weight.to_string()).collect();
                     writeln!(f, "put rule {} {} weights {}", id.0, table.name, weights.join("/"))?;
                 }
-                Op::PutVip(vip, rule) => writeln!(f, "put vip {}:{} rule {}", vip.address, vip.port, rule.0)?,
-                Op::DeleteVip(vip) => writeln!(f, "delete vip {}:{}", vip.address, vip.port)?,
+                Op::PutVip(vip, rule) => writeln!(f, "put vip {} rule {}", socket(vip), rule.0)?,
+                Op::DeleteVip(vip) => writeln!(f, "delete vip {}", socket(vip))?,
                 Op::DeleteRule(id) => writeln!(f, "delete rule {}", id.0)?,
                 Op::DeleteSubset(id) => writeln!(f, "delete subset {}", id.0)?,
                 Op::DeleteBackend(id, backend) => writeln!(f, "delete backend {} {}", id.0, backend.address)?,
@@ -107,4 +107,8 @@ impl fmt::Display for Plan {
         }
         Ok(())
     }
+}
+
+fn socket(vip: &Vip) -> SocketAddr {
+    SocketAddr::new(vip.address, vip.port.get())
 }
