@@ -6,7 +6,7 @@ use crate::{
         ids::{Backends, Ids, Pool},
     },
     dataplane::{
-        MapsError, apply,
+        MapsError, advance,
         kernel::{Left, Meta},
         limits::Limits,
         load::{Attachment, LoadError, Loaded, Mode},
@@ -307,18 +307,20 @@ impl Agent {
         let image = compile::compile(&model, &host, &mut ids);
         let next_backend = ids.backends.next();
         self.ids = ids;
-        self.state(|state| {
+        let changed = self.state(|state| {
             let plan = diff(&state.image, &image);
             // The number must be on record before a backend carries it.
             state.maps.set_meta(Meta::NextBackend, next_backend as u64)?;
-            let changed = apply(&mut state.maps, &plan)?;
+            let changed = advance(&mut state.maps, &mut state.image, &plan)?;
             if changed > 0 || state.revision == 0 {
                 state.revision += 1;
                 state.maps.set_meta(Meta::Revision, state.revision)?;
             }
             state.adopt(model, image)?;
-            Ok(changed)
-        })
+            Ok::<_, AgentError>(changed)
+        })?;
+        self.ids.settle();
+        Ok(changed)
     }
 
     fn report(&self, findings: &[Finding]) {
@@ -375,7 +377,7 @@ impl Agent {
 
 /// Continues the numbers that `left` holds. Its tables are described by name only, so that each is written anew once; the
 /// same configuration makes the same table, and no flow notices.
-fn adopt(left: &Left, next_backend: u32) -> (Ids, Image) {
+pub fn adopt(left: &Left, next_backend: u32) -> (Ids, Image) {
     let ids = Ids {
         rules: Pool::recovered(left.rules.iter().map(|(name, id)| (*name, id.0))),
         subsets: Pool::recovered(left.subsets.iter().map(|(name, id)| (*name, id.0))),

@@ -2,7 +2,7 @@
 //! names is there, and no number changes its meaning while something may still hold it.
 
 use crate::image::{Backend, BackendId, Image, RuleId, RuleTable, SubsetId, SubsetTable, Vip};
-use std::fmt;
+use std::{fmt, net::SocketAddr};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
@@ -14,6 +14,22 @@ pub enum Op {
     DeleteRule(RuleId),
     DeleteSubset(SubsetId),
     DeleteBackend(BackendId, Backend),
+}
+
+impl Op {
+    /// What `image` is once this is done.
+    pub fn record(&self, image: &mut Image) {
+        match self {
+            Op::PutBackend(id, backend) => drop(image.backends.insert(*id, *backend)),
+            Op::PutSubset(id, table) => drop(image.subsets.insert(*id, table.clone())),
+            Op::PutRule(id, table) => drop(image.rules.insert(*id, table.clone())),
+            Op::PutVip(vip, rule) => drop(image.vips.insert(*vip, *rule)),
+            Op::DeleteVip(vip) => drop(image.vips.remove(vip)),
+            Op::DeleteRule(id) => drop(image.rules.remove(id)),
+            Op::DeleteSubset(id) => drop(image.subsets.remove(id)),
+            Op::DeleteBackend(id, _) => drop(image.backends.remove(id)),
+        }
+    }
 }
 
 /// Ordered writes. Comes only from [`diff`].
@@ -82,8 +98,8 @@ impl fmt::Display for Plan {
                         table.destinations.iter().map(|destination| destination.weight.to_string()).collect();
                     writeln!(f, "put rule {} {} weights {}", id.0, table.name, weights.join("/"))?;
                 }
-                Op::PutVip(vip, rule) => writeln!(f, "put vip {}:{} rule {}", vip.address, vip.port, rule.0)?,
-                Op::DeleteVip(vip) => writeln!(f, "delete vip {}:{}", vip.address, vip.port)?,
+                Op::PutVip(vip, rule) => writeln!(f, "put vip {} rule {}", socket(vip), rule.0)?,
+                Op::DeleteVip(vip) => writeln!(f, "delete vip {}", socket(vip))?,
                 Op::DeleteRule(id) => writeln!(f, "delete rule {}", id.0)?,
                 Op::DeleteSubset(id) => writeln!(f, "delete subset {}", id.0)?,
                 Op::DeleteBackend(id, backend) => writeln!(f, "delete backend {} {}", id.0, backend.address)?,
@@ -91,4 +107,8 @@ impl fmt::Display for Plan {
         }
         Ok(())
     }
+}
+
+fn socket(vip: &Vip) -> SocketAddr {
+    SocketAddr::new(vip.address, vip.port.get())
 }

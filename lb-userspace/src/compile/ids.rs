@@ -8,20 +8,27 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 pub struct Pool {
     taken: HashMap<u64, u32>,
     used: BTreeSet<u32>,
-    /// Freed by the revision before: not to be given out yet.
+    /// Freed since a revision was last in force: not to be given out yet.
+    freed: BTreeSet<u32>,
+    /// Freed by the last revision that came into force: not yet either.
     resting: BTreeSet<u32>,
     free: BTreeSet<u32>,
     next: u32,
 }
 
 impl Pool {
-    /// A pool in which `taken` is in use already, as found in the kernel.
+    /// A pool in which `taken` is in use already, as found in the kernel. Of several numbers of one name, left by a revision
+    /// that was cut short, one is the name's and the others rest.
     pub fn recovered(taken: impl IntoIterator<Item = (u64, u32)>) -> Self {
-        let taken: HashMap<u64, u32> = taken.into_iter().collect();
-        let next = taken.values().max().map_or(0, |most| most + 1);
-        let used: BTreeSet<u32> = taken.values().copied().collect();
-        let free = (0..next).filter(|id| !used.contains(id)).collect();
-        Self { used: BTreeSet::new(), taken, resting: BTreeSet::new(), free, next }
+        let mut pool = Self::default();
+        for (name, id) in taken {
+            pool.next = pool.next.max(id + 1);
+            pool.used.insert(id);
+            pool.freed.extend(pool.taken.insert(name, id).filter(|former| *former != id));
+        }
+        pool.free = (0..pool.next).filter(|id| !pool.used.contains(id)).collect();
+        pool.used.clear();
+        pool
     }
 
     /// Begins a revision: whatever is not asked for again until [`Pool::finish`] is freed.
@@ -46,16 +53,20 @@ impl Pool {
     }
 
     pub fn finish(&mut self) {
-        self.free.append(&mut self.resting);
-        let used = &self.used;
-        let resting = &mut self.resting;
+        let (used, freed) = (&self.used, &mut self.freed);
         self.taken.retain(|_, id| {
             let keep = used.contains(id);
             if !keep {
-                resting.insert(*id);
+                freed.insert(*id);
             }
             keep
         });
+    }
+
+    /// The revision is in force. Until then nothing it freed may be given out: tables may still point there.
+    pub fn settle(&mut self) {
+        self.free.append(&mut self.resting);
+        self.resting.append(&mut self.freed);
     }
 }
 
@@ -67,6 +78,15 @@ pub struct Ids {
     pub destination_stats: Pool,
     pub backend_stats: Pool,
     pub backends: Backends,
+}
+
+impl Ids {
+    /// To be called once a compiled revision is in force, and only then.
+    pub fn settle(&mut self) {
+        for pool in [&mut self.rules, &mut self.subsets, &mut self.destination_stats, &mut self.backend_stats] {
+            pool.settle();
+        }
+    }
 }
 
 /// Backend ids only ever grow: a flow entry may name one for hours.
@@ -119,12 +139,36 @@ mod tests {
             pool.begin();
             let ids: Vec<u32> = names.iter().map(|name| pool.id(*name)).collect();
             pool.finish();
+            pool.settle();
             ids
         };
         assert_eq!(revision(&[10, 20]), [0, 1]);
         assert_eq!(revision(&[10]), [0]);
         assert_eq!(revision(&[10, 30]), [0, 2], "1 was freed by the revision before");
         assert_eq!(revision(&[10, 30, 40]), [0, 2, 1]);
+    }
+
+    #[test]
+    fn a_number_freed_by_a_revision_that_failed_rests_until_one_succeeds() {
+        let mut pool = Pool::default();
+        let mut revision = |names: &[u64]| {
+            pool.begin();
+            let ids: Vec<u32> = names.iter().map(|name| pool.id(*name)).collect();
+            pool.finish();
+            ids
+        };
+        assert_eq!(revision(&[10, 20]), [0, 1]);
+        assert_eq!(revision(&[10]), [0]);
+        assert_eq!(revision(&[10]), [0]);
+        assert_eq!(revision(&[10, 30]), [0, 2]);
+    }
+
+    #[test]
+    fn a_name_found_with_two_numbers_keeps_one_and_gives_none_away() {
+        let mut pool = Pool::recovered([(10, 0), (10, 2)]);
+        pool.begin();
+        assert_eq!(pool.id(10), 2);
+        assert_eq!((pool.id(20), pool.id(30)), (1, 3));
     }
 
     #[test]

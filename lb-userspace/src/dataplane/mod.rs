@@ -8,7 +8,10 @@ pub mod pins;
 pub mod probe;
 pub mod space;
 
-use crate::plan::Op;
+use crate::{
+    image::Image,
+    plan::{Op, Plan},
+};
 use thiserror::Error;
 
 /// Something a plan can be applied to. Each operation is all or nothing; after a failure the plan stops, and what is in
@@ -32,9 +35,21 @@ pub enum MapsError {
 }
 
 /// Applies every operation of `plan` in order. `Ok` holds how many there were.
-pub fn apply(maps: &mut impl Maps, plan: &crate::plan::Plan) -> Result<usize, MapsError> {
+pub fn apply(maps: &mut impl Maps, plan: &Plan) -> Result<usize, MapsError> {
     for op in plan.ops() {
         maps.apply(op)?;
+    }
+    Ok(plan.ops().len())
+}
+
+/// Applies `plan`, which leads away from `in_force`. After a failure `in_force` is what the tables hold by then, so that the
+/// next plan takes back what is not wanted any more; after success it is left for the caller to replace.
+pub fn advance(maps: &mut impl Maps, in_force: &mut Image, plan: &Plan) -> Result<usize, MapsError> {
+    for (done, op) in plan.ops().iter().enumerate() {
+        if let Err(error) = maps.apply(op) {
+            plan.ops()[..done].iter().for_each(|op| op.record(in_force));
+            return Err(error);
+        }
     }
     Ok(plan.ops().len())
 }

@@ -102,6 +102,7 @@ pub type Flow = (SocketAddr, SocketAddr);
 
 /// Fails where the kernel knows the flow already: to ask about it would disturb it.
 pub fn expect_unknown(pins: &Pins, flow: Flow) -> Result<(), ProbeError> {
+    pinned(pins)?;
     let known = match (tuple::<V4>(flow), tuple::<V6>(flow)) {
         (Some(flow), _) => knows(pins, &flow)?,
         (_, Some(flow)) => knows(pins, &flow)?,

@@ -1,5 +1,8 @@
 //! All tests that cross rooms, in one binary: linking is the slowest part of building tests.
 
+mod config;
 mod flows;
+mod golden;
 mod packets;
+mod plans;
 mod world_check;
