@@ -3,7 +3,10 @@
 use crate::maps;
 use aya_ebpf::{
     bindings::{BPF_F_PSEUDO_HDR, xdp_md},
-    helpers::generated::{bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
+    helpers::generated::{
+        bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_xdp_adjust_tail,
+        bpf_xdp_get_buff_len,
+    },
     programs::{TcContext, XdpContext},
 };
 use core::{arch::asm, marker::PhantomData, ptr};

@@ -1,6 +1,7 @@
 //! All tests that cross rooms, in one binary: linking is the slowest part of building tests.
 
 mod config;
+mod explains;
 mod flows;
 mod golden;
 mod packets;
