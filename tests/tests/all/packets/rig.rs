@@ -305,7 +305,7 @@ impl Expect {
 }
 
 pub struct Rig {
-    pub loaded: Loaded,
+    _loaded: Loaded,
     pub maps: KernelMaps,
     pins: Pins,
     /// TEST_RUN goes by the file descriptor, so one of aya's types serves all; XDP's own cannot be made from a pin, since its
@@ -332,7 +332,7 @@ impl Rig {
             let pin = pins.program(mode.programs().0);
             (mode, SchedClassifier::from_pin(pin).unwrap())
         });
-        let mut rig = Rig { loaded, maps, pins, programs: programs.into(), before: Counters::default() };
+        let mut rig = Rig { _loaded: loaded, maps, pins, programs: programs.into(), before: Counters::default() };
         rig.refresh_after(u32::MAX);
         rig
     }
