@@ -6,7 +6,7 @@ use meltemi_tests::packet::{ACK, PSH, Packet, SYN, Transport, verify};
 
 use super::flows::{Flow, everywhere};
 use super::rig::{C0_MAC, CLIENT_MAC, Expect, Family, Fate};
-use super::{Place, Rig, kernel_test};
+use super::{Rig, kernel_test};
 
 #[track_caller]
 fn untouched(rig: &mut Rig, what: &str, frame: &[u8], reason: Reason) {

@@ -19,7 +19,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use aya::Pod;
 use aya::maps::{HashMap, Map, MapData};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, loaded_programs};
 use lb_common::flow::HashKey;
 use lb_common::table::{BackendStats, Forwarding, Settings};
 use lb_common::verdict::Reason;
@@ -305,7 +305,7 @@ impl Expect {
 }
 
 pub struct Rig {
-    pub loaded: Loaded,
+    _loaded: Loaded,
     pub maps: KernelMaps,
     pins: Pins,
     /// TEST_RUN goes by the file descriptor, so one of aya's types serves all; XDP's own cannot be made from a pin, since its
@@ -332,7 +332,7 @@ impl Rig {
             let pin = pins.program(mode.programs().0);
             (mode, SchedClassifier::from_pin(pin).unwrap())
         });
-        let mut rig = Rig { loaded, maps, pins, programs: programs.into(), before: Counters::default() };
+        let mut rig = Rig { _loaded: loaded, maps, pins, programs: programs.into(), before: Counters::default() };
         rig.refresh_after(u32::MAX);
         rig
     }
@@ -341,6 +341,16 @@ impl Rig {
     pub fn refresh_after(&mut self, ticks: u32) {
         let settings = Settings { snat_first: SNAT_FIRST, snat_count: SNAT_COUNT, refresh: ticks };
         self.maps.set_settings(settings).unwrap();
+    }
+
+    /// Every program loaded over this rig's maps, its name cut to 15 letters by the kernel, and how many instructions the verifier looked at.
+    pub fn verified(&self) -> Vec<(String, u32)> {
+        let ours = MapData::from_pin(self.pins.map("COUNTERS")).unwrap().info().unwrap().id();
+        let programs = loaded_programs().map(Result::unwrap);
+        let programs = programs.filter(|program| program.map_ids().unwrap().is_some_and(|ids| ids.contains(&ours)));
+        programs
+            .map(|program| (program.name_as_str().unwrap().to_owned(), program.verified_instruction_count().unwrap()))
+            .collect()
     }
 
     /// Runs a frame. The interface a TEST_RUN frame comes from is the loopback.
