@@ -3,10 +3,7 @@
 use crate::maps;
 use aya_ebpf::{
     bindings::{BPF_F_PSEUDO_HDR, xdp_md},
-    helpers::generated::{
-        bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_xdp_adjust_tail,
-        bpf_xdp_get_buff_len,
-    },
+    helpers::generated::{bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_xdp_adjust_tail},
     programs::{TcContext, XdpContext},
 };
 use core::{arch::asm, marker::PhantomData, ptr};
@@ -64,12 +61,20 @@ fn within<T>(data: usize, end: usize, at: usize) -> Option<*mut T> {
     if found + size_of::<T>() > end { None } else { Some(found as *mut T) }
 }
 
+/// Written as `asm`, the compiler cannot move terms of a comparison over to the packet's end, with which the verifier allows
+/// no arithmetic.
+#[inline(always)]
+fn distance(data: usize, end: usize) -> usize {
+    let mut length = end;
+    // SAFETY: subtracts two registers.
+    unsafe { asm!("{0} -= {1}", inout(reg) length, in(reg) data, options(pure, nomem, nostack)) };
+    length
+}
+
 impl<C: Checksums> Frame for XdpFrame<'_, C> {
-    /// All of the frame: what lies behind the linear part, in fragments, belongs to it.
     #[inline(always)]
     fn len(&self) -> usize {
-        // SAFETY: the context is the one this program was called with.
-        unsafe { bpf_xdp_get_buff_len(self.ctx.ctx) as usize }
+        distance(self.ctx.data(), self.ctx.data_end())
     }
 
     #[inline(always)]
