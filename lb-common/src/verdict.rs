@@ -31,7 +31,7 @@ reasons! {
     PassAddress = "pass.address", "a listener's port on an address that is no VIP, or a reply of no flow";
     PassFragment = "pass.fragment", "a later fragment whose first fragment was not seen";
     PassIcmp = "pass.icmp", "an ICMP message that is no error about one of our flows";
-    PassRewritten = "pass.rewritten", "rewritten and left to the host to send: the next hop's link address is not known yet, or the packet must be fragmented";
+    PassRewritten = "pass.rewritten", "rewritten and left to the host to send: the next hop's link address is not known yet";
     DropNoRoute = "drop.no-route", "the host has no route to the rewritten destination";
     DropTtl = "drop.ttl", "time to live ran out";
     DropReset = "drop.reset", "a RST for a flow that is not known";
