@@ -112,8 +112,13 @@ fn model() -> Model {
     for service in 0..SERVICES {
         for (position, subset) in ["v1", "v2"].into_iter().enumerate() {
             let endpoint = |number: usize| Endpoint {
-                address: Ipv4Addr::new(10, 2 + position as u8, (service >> 7) as u8, ((service & 127) * 2) as u8 + number as u8)
-                    .into(),
+                address: Ipv4Addr::new(
+                    10,
+                    2 + position as u8,
+                    (service >> 7) as u8,
+                    ((service & 127) * 2) as u8 + number as u8,
+                )
+                .into(),
                 port: NonZeroU16::MIN,
                 weight: 1,
             };

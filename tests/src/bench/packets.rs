@@ -8,8 +8,8 @@ use aya::maps::{HashMap, MapData};
 use lb_common::flow::{Tuple, V4, V6};
 use lb_common::table::Forwarding;
 use lb_common::verdict::Reason;
-use meltemi::slots::encode::Encode;
 use meltemi::dataplane::kernel::Plain;
+use meltemi::slots::encode::Encode;
 
 use super::production::{PORT, Production, clients, keys, step, vips};
 use super::programs::{Packet, Programs, Way};
@@ -154,9 +154,14 @@ impl Stand {
             ("BASE_HASH4", CAPACITY),
             ("BASE_INSERT4", PENDING),
         ])?;
-        let (lru4, lru6, hash4) = (programs.take("BASE_LRU4")?, programs.take("BASE_LRU6")?, programs.take("BASE_HASH4")?);
-        let mut production =
-            Production::load(&[("FLOWS4", CAPACITY), ("FLOWS6", CAPACITY), ("PENDING4", PENDING), ("PENDING6", 4_096)])?;
+        let (lru4, lru6, hash4) =
+            (programs.take("BASE_LRU4")?, programs.take("BASE_LRU6")?, programs.take("BASE_HASH4")?);
+        let mut production = Production::load(&[
+            ("FLOWS4", CAPACITY),
+            ("FLOWS6", CAPACITY),
+            ("PENDING4", PENDING),
+            ("PENDING6", 4_096),
+        ])?;
         let [v4, v6] = vips();
         production.listen(v4, Ipv4Addr::new(10, 1, 0, 1).into(), backends, Forwarding::Snat)?;
         // Only its port matters: the flows of IPv6 are established ones.
@@ -267,7 +272,9 @@ fn print(figures: &[(Case, f64)], flows: u32) {
     let new = above4(Case::NewFlow);
     let most = |value: f64| (flows == 4_096 || flows == 524_288).then_some(Target::AtMost(value));
     report.judged("new flow, snat, IPv4", ns(new), (new - 2.0 * insert, "ns above 2 LRU inserts"), most(100.0));
-    for (what, case) in [("not ours: a port nobody uses", Case::OtherPort), ("not ours: another address", Case::OtherAddress)] {
+    for (what, case) in
+        [("not ours: a port nobody uses", Case::OtherPort), ("not ours: another address", Case::OtherAddress)]
+    {
         let value = above4(case);
         report.judged(what, ns(value), (value - miss, "ns above a hash miss"), most(15.0));
     }

@@ -13,13 +13,13 @@ use lb_common::table::{FlowEntry, Forwarding, Hop, Settings, Side};
 use lb_common::verdict::Reason;
 use lb_common::wire::{Be16, Mac};
 use meltemi::dataplane::Maps as _;
-use meltemi::slots::encode::Encode;
 use meltemi::dataplane::kernel::{KernelMaps, Plain};
 use meltemi::dataplane::load::{Mode, OBJECT};
 use meltemi::image::{
     Backend, BackendId, RuleDestination, RuleId, RuleTable, StatsId, SubsetId, SubsetMember, SubsetTable, Vip,
 };
 use meltemi::plan::Op;
+use meltemi::slots::encode::Encode;
 
 use super::programs::FIRST_PORT;
 use crate::world::{ECHO_PORT, LB_V4, LB_V6};
@@ -126,7 +126,13 @@ impl Production {
     ///
     /// # Errors
     /// When a table is full.
-    pub fn listen(&mut self, vip: IpAddr, source: IpAddr, backends: &[SocketAddr], forwarding: Forwarding) -> Result<()> {
+    pub fn listen(
+        &mut self,
+        vip: IpAddr,
+        source: IpAddr,
+        backends: &[SocketAddr],
+        forwarding: Forwarding,
+    ) -> Result<()> {
         let base = if vip.is_ipv4() { 0 } else { 1_000 };
         let (rule, subset) = (RuleId(base / 1_000), SubsetId(base / 1_000));
         let mut members = Vec::new();
@@ -157,7 +163,8 @@ impl Production {
         numbers: std::ops::Range<u32>,
         (interface, link): (u32, [u8; 12]),
     ) -> Result<()> {
-        let mac = |at: usize| Mac(std::array::from_fn(|i| u16::from_ne_bytes([link[at + 2 * i], link[at + 2 * i + 1]])));
+        let mac =
+            |at: usize| Mac(std::array::from_fn(|i| u16::from_ne_bytes([link[at + 2 * i], link[at + 2 * i + 1]])));
         let hop = Hop { ifindex: interface, destination: mac(0), source: mac(6) };
         match vip {
             IpAddr::V4(_) => fill(&mut self.maps.v4.flows, vip, forwarding, numbers, hop),

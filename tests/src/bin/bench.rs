@@ -119,14 +119,12 @@ const BACKENDS: std::ops::Range<u8> = 100..120;
 
 fn in_world(effort: &packets::Effort) -> Result<()> {
     let world = World::new(Options { backends: Vec::new(), ..Options::default() })?;
-    let neighbours = BACKENDS.map(|host| {
-        format!("neighbour replace 10.1.0.{host} lladdr 02:00:00:00:00:01 dev {BACK_SIDE} nud permanent")
-    });
+    let neighbours = BACKENDS
+        .map(|host| format!("neighbour replace 10.1.0.{host} lladdr 02:00:00:00:00:01 dev {BACK_SIDE} nud permanent"));
     world.lb.ip(&neighbours.collect::<Vec<_>>())?;
     let text = world.lb.output("ip", &["-o", "link", "show", "dev", BACK_SIDE])?;
     let out = text.split(':').next().unwrap_or_default();
-    let (passes, repeat, flows) =
-        (effort.passes.to_string(), effort.repeat.to_string(), effort.flows.to_string());
+    let (passes, repeat, flows) = (effort.passes.to_string(), effort.repeat.to_string(), effort.flows.to_string());
     let mut args = vec!["part-packets", "--passes", &passes, "--repeat", &repeat, "--flows", &flows, "--out", out];
     let backends: Vec<String> = BACKENDS.map(|host| format!("10.1.0.{host}:9000")).collect();
     args.extend(backends.iter().flat_map(|backend| ["--backend", backend]));
