@@ -21,13 +21,20 @@ const ACK_WINDOW: u32 = 1 << 20;
 /// Judges `packet.segment`. A verdict to forward leaves `to`, `hop` and `mtu` in the packet.
 #[inline(never)]
 pub fn decide<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict {
-    if let Some(entry) = tables.flow(&packet.segment.tuple)
-        && !(packet.segment.opens() && entry.state.closed())
-    {
-        packet.here.entry = *entry;
-        // It may be a guard, and what follows writes to the table.
-        drop(entry);
-        return known(tables, packet);
+    let closed = match tables.flow(&packet.segment.tuple) {
+        Some(entry) if packet.segment.opens() && entry.state.closed() => Some(entry.to.reverse()),
+        Some(entry) => {
+            packet.here.entry = *entry;
+            // It may be a guard, and what follows writes to the table.
+            drop(entry);
+            return known(tables, packet);
+        }
+        None => None,
+    };
+    // A closed flow on the same tuple makes way: its source port is free again.
+    if let Some(reverse) = closed {
+        tables.drop_flow(&packet.segment.tuple);
+        tables.drop_flow(&reverse);
     }
     if let Some(pending) = tables.pending(&packet.segment.tuple) {
         packet.here = *pending;
@@ -172,7 +179,6 @@ fn new<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict 
 /// Starts a flow to the picked backend: finds a free source port, remembers both directions.
 #[inline(never)]
 fn open<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict {
-    forget_closed(tables, packet);
     let source = match packet.pick.backend.forwarding {
         Forwarding::Snat => packet.pick.backend.source,
         Forwarding::Dnat => packet.segment.tuple.src,
@@ -215,17 +221,6 @@ fn open<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict
     tables.count_new(packet.pick.destination, Some(packet.pick.backend.stats));
     tables.count_backend(packet.pick.backend.stats, Side::Client, packet.segment.ip_len as u64);
     Verdict::Forward(Reason::ForwardNew)
-}
-
-/// A closed flow on the same tuple makes way: its source port is free again.
-#[inline(always)]
-fn forget_closed<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) {
-    match tables.flow(&packet.segment.tuple) {
-        Some(old) => packet.reverse = old.to.reverse(),
-        None => return,
-    }
-    tables.drop_flow(&packet.segment.tuple);
-    tables.drop_flow(&packet.reverse);
 }
 
 /// Takes a reverse tuple for this flow and leaves the source port it got in `here`.

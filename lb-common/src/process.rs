@@ -57,7 +57,13 @@ fn fast_ip<A: Family, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T, at: usi
         Err(Reason::PassMalformed) => return None,
         Err(reason) => return Some(Outcome::pass(reason)),
     };
-    let entry = tables.flow(&segment.tuple)?;
+    // These change a flow's state, or begin one: looking it up here would only be done again there.
+    if segment.has(tcp::SYN | tcp::FIN | tcp::RST) {
+        return foreign(tables, &segment);
+    }
+    let Some(entry) = tables.flow(&segment.tuple) else {
+        return foreign(tables, &segment);
+    };
     if !settled(tables, &segment, &entry) {
         return None;
     }
@@ -66,6 +72,16 @@ fn fast_ip<A: Family, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T, at: usi
         Ok(()) => send(frame, &entry.hop, Reason::ForwardFlow),
         Err(reason) => Outcome::drop(reason),
     })
+}
+
+/// Passes a segment on whose endpoints concern nobody; `None` for all others. Asked only where a flow is not known: flows
+/// need not pay for it.
+#[inline(always)]
+fn foreign<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Option<Outcome> {
+    let Tuple { src, dst, sport, dport } = &segment.tuple;
+    let ours =
+        tables.endpoint_in_use(PortUse::Listen, dst, *dport) || tables.endpoint_in_use(PortUse::Backend, src, *sport);
+    (!ours).then_some(Outcome::pass(Reason::PassAddress))
 }
 
 /// Decides about any frame.

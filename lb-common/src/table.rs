@@ -7,7 +7,7 @@ use core::ops::{Deref, DerefMut};
 
 use crate::{
     conntrack::State,
-    flow::{Address, Tuple, V4, V6},
+    flow::{Address, Tuple, V4, V6, mix},
     packet::Packet,
     wire::{Be16, Mac},
 };
@@ -196,7 +196,7 @@ pub mod subset {
 /// Words of one arena element: a cache line.
 pub const ARENA_LINE: usize = 16;
 
-/// Which half of the port filter a port is looked up in.
+/// Which half of the filters a port or an endpoint is looked up in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum PortUse {
@@ -215,6 +215,22 @@ impl PortUse {
     pub const fn position(self, port: u16) -> (u32, u64) {
         (self as u32 * PORT_WORDS + (port >> 6) as u32, 1 << (port & 63))
     }
+
+    /// Word index and bit of an endpoint, known by [`endpoint_hash`]. These words follow those of the ports.
+    #[inline(always)]
+    pub const fn endpoint_position(self, hash: u16) -> (u32, u64) {
+        let (word, bit) = self.position(hash);
+        (2 * PORT_WORDS + word, bit)
+    }
+}
+
+/// Words of the whole filter: both halves by port, then both by endpoint.
+pub const FILTER_WORDS: u32 = 4 * PORT_WORDS;
+
+/// The 16 bits by which the filter knows an address with a port. Two may share them: the filter only says who is not ours.
+#[inline(always)]
+pub fn endpoint_hash<A: Address>(address: &A, port: Be16) -> u16 {
+    (mix(address.mixed() ^ (port.raw() as u64) << 32) >> 48) as u16
 }
 
 /// Answer of a route lookup.
@@ -262,6 +278,8 @@ pub trait Tables<A: Address> {
     /// Ticks of a coarse clock; wraps.
     fn now(&self) -> u32;
     fn port_in_use(&self, usage: PortUse, port: Be16) -> bool;
+    /// False: no VIP and no flow (or no backend) has this address and port. True is no promise.
+    fn endpoint_in_use(&self, usage: PortUse, address: &A, port: Be16) -> bool;
 
     fn flow(&self, key: &Tuple<A>) -> Option<Self::Flow<'_>>;
     fn touch_flow(&self, key: &Tuple<A>, change: impl FnOnce(&mut FlowEntry<A>));

@@ -18,8 +18,8 @@ use lb_common::{
     flow::{Address, Tuple, V4, V6},
     packet::Packet,
     table::{
-        ARENA_LINE, Backend, BackendStats, FlowEntry, FragmentKey, FragmentPorts, Hop, PORT_WORDS, PendingEntry,
-        PortUse, Put, PutError, Region, Route, Settings, Side, Tables, VipKey,
+        ARENA_LINE, Backend, BackendStats, FILTER_WORDS, FlowEntry, FragmentKey, FragmentPorts, Hop, PendingEntry,
+        PortUse, Put, PutError, Region, Route, Settings, Side, Tables, VipKey, endpoint_hash,
     },
     verdict::Reason,
     wire::{Be16, Mac},
@@ -55,7 +55,7 @@ static SUBSETS: Array<u64> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
 #[map]
 static ARENA: Array<[u32; ARENA_LINE]> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
 #[map]
-static PORTS: Array<u64> = Array::with_max_entries(2 * PORT_WORDS, BPF_F_MMAPABLE);
+static PORTS: Array<u64> = Array::with_max_entries(FILTER_WORDS, BPF_F_MMAPABLE);
 #[map]
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 /// Layout version, next backend id, and what else outlives the agent.
@@ -239,6 +239,12 @@ impl<A: Maps> Tables<A> for Kernel {
     #[inline(always)]
     fn port_in_use(&self, usage: PortUse, port: Be16) -> bool {
         let (word, bit) = usage.position(port.get());
+        PORTS.get(word).is_some_and(|bits| bits & bit != 0)
+    }
+
+    #[inline(always)]
+    fn endpoint_in_use(&self, usage: PortUse, address: &A, port: Be16) -> bool {
+        let (word, bit) = usage.endpoint_position(endpoint_hash(address, port));
         PORTS.get(word).is_some_and(|bits| bits & bit != 0)
     }
 

@@ -14,10 +14,14 @@ use aya::{
 };
 use lb_common::{
     flow::{Tuple, V4, V6},
-    table::{Backend, BackendStats, FlowEntry, PendingEntry, PortUse, Region, Settings, VipKey, rule, subset},
+    table::{
+        Backend, BackendStats, FILTER_WORDS, FlowEntry, PORT_WORDS, PendingEntry, PortUse, Region, Settings, VipKey,
+        rule, subset,
+    },
     verdict::Reason,
 };
 use std::{
+    collections::BTreeSet,
     io,
     net::SocketAddr,
     os::fd::{AsFd, AsRawFd},
@@ -227,22 +231,26 @@ impl KernelMaps {
         Ok(values.iter().sum())
     }
 
-    /// Lets packets of `port` through to the tables.
-    fn use_port(&self, usage: PortUse, port: u16) {
-        let (word, bit) = usage.position(port);
-        self.ports.words()[word as usize].fetch_or(bit, Ordering::Release);
+    /// Lets packets of `endpoint` through to the tables.
+    fn use_endpoint(&self, usage: PortUse, endpoint: SocketAddr) {
+        let positions = [usage.position(endpoint.port()), usage.endpoint_position(encode::endpoint_hash(endpoint))];
+        for (word, bit) in positions {
+            self.ports.words()[word as usize].fetch_or(bit, Ordering::Release);
+        }
     }
 
-    /// Clears every port of the filter that `used` does not name: after this, packets of those ports are none of ours.
-    pub fn retain_ports(&self, used: impl Fn(PortUse, u16) -> bool) {
-        for usage in [PortUse::Listen, PortUse::Backend] {
-            for port in 0..=u16::MAX {
-                let (word, bit) = usage.position(port);
-                let word = &self.ports.words()[word as usize];
-                if word.load(Ordering::Relaxed) & bit != 0 && !used(usage, port) {
-                    word.fetch_and(!bit, Ordering::Release);
-                }
+    /// Clears what of the filter stands for no endpoint in `used`: after this, packets of others are none of ours.
+    pub fn retain_endpoints(&self, usage: PortUse, used: &BTreeSet<SocketAddr>) {
+        let mut kept = vec![0u64; FILTER_WORDS as usize];
+        for endpoint in used {
+            let hash = encode::endpoint_hash(*endpoint);
+            for (word, bit) in [usage.position(endpoint.port()), usage.endpoint_position(hash)] {
+                kept[word as usize] |= bit;
             }
+        }
+        let (ports, endpoints) = (usage.position(0).0 as usize, usage.endpoint_position(0).0 as usize);
+        for at in [ports, endpoints].into_iter().flat_map(|first| first..first + PORT_WORDS as usize) {
+            self.ports.words()[at].fetch_and(kept[at], Ordering::Release);
         }
     }
 
@@ -360,7 +368,7 @@ impl Maps for KernelMaps {
     fn apply(&mut self, op: &Op) -> Result<(), MapsError> {
         match op {
             Op::PutBackend(id, backend) => {
-                self.use_port(PortUse::Backend, backend.address.port());
+                self.use_endpoint(PortUse::Backend, backend.address);
                 if let Some(value) = V4::backend(backend) {
                     insert("BACKENDS4", &mut self.v4.backends, id.0, Plain(value))?;
                 }
@@ -372,7 +380,7 @@ impl Maps for KernelMaps {
             Op::PutSubset(id, table) => self.put_subset(*id, &encode::subset(table)),
             Op::PutRule(id, table) => self.put_rule(*id, &encode::rule(table)),
             Op::PutVip(vip, rule) => {
-                self.use_port(PortUse::Listen, vip.port.get());
+                self.use_endpoint(PortUse::Listen, SocketAddr::new(vip.address, vip.port.get()));
                 if let Some(key) = vip_key::<V4>(vip) {
                     insert("VIPS4", &mut self.v4.vips, Plain(key), rule.0)?;
                 }

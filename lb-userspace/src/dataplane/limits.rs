@@ -1,6 +1,6 @@
 //! How large each kernel map is, and what memory that takes before anything is created.
 
-use lb_common::table::{ARENA_LINE, PORT_WORDS};
+use lb_common::table::{ARENA_LINE, FILTER_WORDS};
 use std::fmt;
 
 /// What the user chooses.
@@ -69,7 +69,7 @@ impl Limits {
                 self.table_memory.div_ceil(4 * ARENA_LINE as u32),
                 Shape::Array { value: 4 * ARENA_LINE as u64 },
             ),
-            size("PORTS", 2 * PORT_WORDS, Shape::Array { value: 8 }),
+            size("PORTS", FILTER_WORDS, Shape::Array { value: 8 }),
             size("BACKEND_STATS", self.backends, Shape::PerCpu { value: 40 }),
             size("DESTINATION_STATS", 2 * self.rules, Shape::PerCpu { value: 8 }),
         ]

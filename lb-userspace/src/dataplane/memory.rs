@@ -8,8 +8,8 @@ use lb_common::{
     flow::{Tuple, V4, V6},
     packet::Packet,
     table::{
-        ARENA_LINE, Backend, FlowEntry, FragmentKey, FragmentPorts, Hop, PORT_WORDS, PendingEntry, PortUse, Put,
-        PutError, Region, Route, Settings, Side, Tables, VipKey,
+        ARENA_LINE, Backend, FILTER_WORDS, FlowEntry, FragmentKey, FragmentPorts, Hop, PendingEntry, PortUse, Put,
+        PutError, Region, Route, Settings, Side, Tables, VipKey, endpoint_hash,
     },
     verdict::Reason,
     wire::{Be16, protocol},
@@ -17,6 +17,7 @@ use lb_common::{
 use std::{
     cell::{Cell, Ref, RefCell, RefMut},
     collections::{BTreeMap, HashMap},
+    net::SocketAddr,
 };
 
 /// The maps of one address family.
@@ -74,7 +75,7 @@ impl MemoryTables {
             subsets: HashMap::new(),
             arena: vec![0; lines as usize * ARENA_LINE],
             space: Space::new(lines),
-            ports: vec![0; 2 * PORT_WORDS as usize],
+            ports: vec![0; FILTER_WORDS as usize],
             settings: Settings { snat_first: 10_000, snat_count: 20_000, refresh: 1_000 },
             clock: Cell::new(0),
             route: Cell::new(Route::Hop(hop, 1_500)),
@@ -94,9 +95,11 @@ impl MemoryTables {
         Ok(region)
     }
 
-    fn use_port(&mut self, usage: PortUse, port: u16) {
-        let (word, bit) = usage.position(port);
-        self.ports[word as usize] |= bit;
+    fn use_endpoint(&mut self, usage: PortUse, endpoint: SocketAddr) {
+        let positions = [usage.position(endpoint.port()), usage.endpoint_position(encode::endpoint_hash(endpoint))];
+        for (word, bit) in positions {
+            self.ports[word as usize] |= bit;
+        }
     }
 }
 
@@ -104,7 +107,7 @@ impl Maps for MemoryTables {
     fn apply(&mut self, op: &Op) -> Result<(), MapsError> {
         match op {
             Op::PutBackend(id, backend) => {
-                self.use_port(PortUse::Backend, backend.address.port());
+                self.use_endpoint(PortUse::Backend, backend.address);
                 if let Some(backend) = V4::backend(backend) {
                     self.v4.backends.insert(id.0, backend);
                 }
@@ -125,7 +128,7 @@ impl Maps for MemoryTables {
                 }
             }
             Op::PutVip(vip, rule) => {
-                self.use_port(PortUse::Listen, vip.port.get());
+                self.use_endpoint(PortUse::Listen, SocketAddr::new(vip.address, vip.port.get()));
                 if let Some(key) = vip_key::<V4>(vip) {
                     self.v4.vips.insert(key, rule.0);
                 }
@@ -211,6 +214,11 @@ impl<A: InMemory> Tables<A> for MemoryTables {
 
     fn port_in_use(&self, usage: PortUse, port: Be16) -> bool {
         let (word, bit) = usage.position(port.get());
+        self.ports[word as usize] & bit != 0
+    }
+
+    fn endpoint_in_use(&self, usage: PortUse, address: &A, port: Be16) -> bool {
+        let (word, bit) = usage.endpoint_position(endpoint_hash(address, port));
         self.ports[word as usize] & bit != 0
     }
 

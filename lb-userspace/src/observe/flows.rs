@@ -11,7 +11,7 @@ use crate::{
 };
 use lb_common::{
     conntrack::{Phase, Timeouts},
-    table::{FlowEntry, Side},
+    table::{FlowEntry, PortUse, Side},
 };
 use serde::Serialize;
 use std::{
@@ -25,9 +25,9 @@ pub struct Sweep {
     /// Flows that are not closed.
     pub live: u64,
     pub by_backend: BTreeMap<u32, u64>,
-    /// Ports of flows, which must stay in the port filter.
-    listen_ports: BTreeSet<u16>,
-    backend_ports: BTreeSet<u16>,
+    /// Endpoints of flows, which must stay in the filter.
+    listeners: BTreeSet<SocketAddr>,
+    backends: BTreeSet<SocketAddr>,
 }
 
 /// One flow, as `meltemi flows` prints it.
@@ -59,12 +59,10 @@ impl State {
         };
         pass.family(&mut self.maps.v4, "FLOWS4", &mut sweep)?;
         pass.family(&mut self.maps.v6, "FLOWS6", &mut sweep)?;
-        sweep.listen_ports.extend(self.image.vips.keys().map(|vip| vip.port.get()));
-        sweep.backend_ports.extend(self.image.backends.values().map(|backend| backend.address.port()));
-        self.maps.retain_ports(|usage, port| match usage {
-            lb_common::table::PortUse::Listen => sweep.listen_ports.contains(&port),
-            lb_common::table::PortUse::Backend => sweep.backend_ports.contains(&port),
-        });
+        sweep.listeners.extend(self.image.vips.keys().map(|vip| SocketAddr::new(vip.address, vip.port.get())));
+        sweep.backends.extend(self.image.backends.values().map(|backend| backend.address));
+        self.maps.retain_endpoints(PortUse::Listen, &sweep.listeners);
+        self.maps.retain_endpoints(PortUse::Backend, &sweep.backends);
         self.sweep = sweep;
         Ok(())
     }
@@ -128,7 +126,7 @@ impl Pass {
             if self.expired(&entry.0) && maps.flows.get(&other, 0).map_or(true, |Plain(other)| self.expired(&other)) {
                 gone.extend([key, other]);
             } else if entry.0.side == Side::Client {
-                sweep.count(key.0.dport.get(), &entry.0);
+                sweep.count(SocketAddr::new(key.0.dst.decode(), key.0.dport.get()), &entry.0);
                 if self.reset && !self.configured.contains(&BackendId(entry.0.backend)) {
                     ended.extend([key, other]);
                 }
@@ -172,9 +170,9 @@ impl Pass {
 }
 
 impl Sweep {
-    fn count<A: Encode>(&mut self, listen_port: u16, entry: &FlowEntry<A>) {
-        self.listen_ports.insert(listen_port);
-        self.backend_ports.insert(entry.to.dport.get());
+    fn count<A: Encode>(&mut self, listener: SocketAddr, entry: &FlowEntry<A>) {
+        self.listeners.insert(listener);
+        self.backends.insert(SocketAddr::new(entry.to.dst.decode(), entry.to.dport.get()));
         if entry.state.phase() != Phase::Closed {
             self.live += 1;
             *self.by_backend.entry(entry.backend).or_default() += 1;

@@ -7,7 +7,7 @@ use lb_common::{
     table::{self, rule},
     wire::{Be16, Be32},
 };
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Words of a rule's table (`lb_common::table::rule`).
 pub fn rule(table: &RuleTable) -> Vec<u32> {
@@ -54,6 +54,15 @@ pub fn subset(table: &SubsetTable) -> Vec<u32> {
         );
     }
     words
+}
+
+/// The bits by which the data path's filter knows an endpoint of either family.
+pub fn endpoint_hash(endpoint: SocketAddr) -> u16 {
+    let port = Be16::new(endpoint.port());
+    match V4::encode(endpoint.ip()) {
+        Some(address) => table::endpoint_hash(&address, port),
+        None => V6::encode(endpoint.ip()).map_or(0, |address| table::endpoint_hash(&address, port)),
+    }
 }
 
 /// An address of one family as kernel tables hold it.

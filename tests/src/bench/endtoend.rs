@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use super::report::{Report, Target, median};
-use crate::agent::{Agent, Mode, Options as AgentOptions};
+use crate::agent::{Agent, Mode, Options as AgentOptions, Signal};
 use crate::example::Example;
 use crate::poll;
 use crate::world::netns::Netns;
@@ -90,7 +90,9 @@ pub fn run(rounds: u32, seconds: u32) -> Result<()> {
             for load in Load::ALL {
                 figures[path as usize][load as usize].push(wrk(&world.client, to, load, seconds)?);
             }
-            if let Some(agent) = agent {
+            if let Some(mut agent) = agent {
+                agent.signal(Signal::Terminate)?;
+                agent.wait_exit()?;
                 agent.detach()?;
             }
         }
