@@ -210,7 +210,11 @@ impl KernelMaps {
             .collect()
     }
 
+    /// Zero where there are more backends than counters: the program counts none of theirs either.
     pub fn backend_stats(&self, stats: u32) -> Result<BackendStats, MapsError> {
+        if stats >= self.backend_stats.len() {
+            return Ok(BackendStats::default());
+        }
         let values =
             self.backend_stats.get(&stats, 0).map_err(|source| MapsError::Kernel { map: "BACKEND_STATS", source })?;
         Ok(values.iter().fold(BackendStats::default(), |sum, Plain(one)| BackendStats {
@@ -222,8 +226,11 @@ impl KernelMaps {
         }))
     }
 
-    /// New flows of a destination since the maps were created.
+    /// New flows of a destination since the maps were created; zero where there are more destinations than counters.
     pub fn destination_flows(&self, stats: u32) -> Result<u64, MapsError> {
+        if stats >= self.destination_stats.len() {
+            return Ok(0);
+        }
         let values = self
             .destination_stats
             .get(&stats, 0)

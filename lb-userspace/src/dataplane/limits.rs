@@ -71,7 +71,7 @@ impl Limits {
             ),
             size("PORTS", FILTER_WORDS, Shape::Array { value: 8 }),
             size("BACKEND_STATS", self.backends, Shape::PerCpu { value: 40 }),
-            size("DESTINATION_STATS", 2 * self.rules, Shape::PerCpu { value: 8 }),
+            size("DESTINATION_STATS", 4 * self.rules, Shape::PerCpu { value: 8 }),
         ]
     }
 
