@@ -167,7 +167,10 @@ const fn names<A: Encode>() -> (&'static str, &'static str) {
     }
 }
 
-fn open<A, V>(pins: &Pins, map: &'static str) -> Result<HashMap<MapData, Plain<Tuple<A>>, Plain<V>>, ProbeError>
+/// A pinned map of flows.
+type Flows<A, V> = HashMap<MapData, Plain<Tuple<A>>, Plain<V>>;
+
+fn open<A, V>(pins: &Pins, map: &'static str) -> Result<Flows<A, V>, ProbeError>
 where
     Plain<Tuple<A>>: Pod,
     Plain<V>: Pod,

@@ -10,10 +10,10 @@ use lb_common::table::{
 };
 use lb_common::wire::{Be16, Mac};
 use meltemi::dataplane;
-use meltemi::dataplane::encode::Encode;
 use meltemi::dataplane::memory::{InMemory, MemoryTables};
 use meltemi::image::Image;
 use meltemi::plan;
+use meltemi::slots::encode::Encode;
 
 use super::rig::{B0_MAC, C0_MAC, CLIENT_MAC, Counters, SNAT_COUNT, SNAT_FIRST, backend_mac, image};
 
@@ -96,6 +96,10 @@ impl<A: InMemory + Encode> Tables<A> for Twin {
     }
     fn port_in_use(&self, usage: PortUse, port: Be16) -> bool {
         Tables::<A>::port_in_use(&self.memory, usage, port)
+    }
+
+    fn endpoint_in_use(&self, usage: PortUse, address: &A, port: Be16) -> bool {
+        Tables::<A>::endpoint_in_use(&self.memory, usage, address, port)
     }
     fn flow(&self, key: &Tuple<A>) -> Option<Self::Flow<'_>> {
         self.memory.flow(key)
