@@ -33,6 +33,9 @@ use std::{
     sync::Arc,
 };
 
+/// What a VIP should do: the rule as written, the endpoints of each destination with their weights, and how they are reached.
+type Meaning = (Written, Vec<BTreeMap<IpAddr, u32>>, Forwarding);
+
 const OWN: [&str; 2] = ["10.0.0.1", "fd00::1"];
 const SERVICE: &str = "10.96.0.1";
 const ENDPOINTS: [&str; 8] =
@@ -196,7 +199,7 @@ impl Config {
     }
 
     /// All that a VIP's answers depend on.
-    fn meaning(&self, vip: SocketAddr) -> Option<(Written, Vec<BTreeMap<IpAddr, u32>>, Forwarding)> {
+    fn meaning(&self, vip: SocketAddr) -> Option<Meaning> {
         let written = self.written(vip)?.clone();
         let clusters = written.destinations.iter().filter_map(|(_, cluster)| *cluster);
         let members = clusters.map(|cluster| self.members(cluster, vip.ip())).collect();
