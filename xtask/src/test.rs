@@ -53,6 +53,8 @@ pub fn test(args: &Args) -> Result<()> {
     sh::say("testing");
     let mut cargo = sh::cargo();
     cargo.args(["test", "--release", "--no-fail-fast"]);
+    // One at a time: the stories in namespaces measure, and on two cores a neighbour would be measured with them.
+    cargo.env("RUST_TEST_THREADS", "1");
     cargo.env("MELTEMI_BPF_OBJECT", &built.object).env("MELTEMI_BIN", built.bin.join("meltemi"));
     let modules: &[&str] = match args.only {
         None => &[],

@@ -61,7 +61,6 @@ fn generic_xdp_carries_every_combination() {
 /// Generic XDP drops what the sender has not cut into packets, so bulk from a host with offload is slow by nature; it
 /// must arrive all the same.
 #[test]
-#[ignore = "known bug: a frame that is not linear counts as cut short, goes to the host and is answered with RST"]
 fn generic_xdp_carries_bulk_of_hosts_with_offload() {
     all(Mode::XdpGeneric, &[(Offload::AsCreated, 64 * 1024)]);
 }
