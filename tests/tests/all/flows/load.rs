@@ -52,7 +52,7 @@ fn a_million_syns_harm_nobody_in_tc_with_dnat() {
 
 /// Eight source ports in turns, without TIME_WAIT at the client: each tuple comes back within milliseconds.
 #[test]
-#[ignore = "known bug: of thousands of tuples used again within milliseconds a connection now and then fails or waits a second; not understood yet"]
+#[ignore = "known bug: seen once that a connection on a tuple used again within milliseconds took a second or more; not understood yet"]
 fn tuples_that_come_back_at_once_start_new_flows() {
     for forwarding in [Forwarding::Snat, Forwarding::Dnat] {
         let stage = Setup { forwarding, ..Setup::new(Mode::Tc) }.run();
