@@ -28,42 +28,66 @@ impl fmt::Display for Severity {
     }
 }
 
+/// What a code stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Code {
+    pub id: &'static str,
+    /// Istio's own name for an `IST` code.
+    pub name: &'static str,
+    /// One sentence; docs/findings.md has the rest.
+    pub meaning: &'static str,
+}
+
+macro_rules! codes {
+    ($($(#[doc = $meaning:literal])+ $constant:ident = $id:literal $name:ident;)+) => {
+        $($(#[doc = $meaning])+ pub const $constant: &str = $id;)+
+
+        /// Every code there is.
+        pub const ALL: &[Code] =
+            &[$(Code { id: $id, name: stringify!($name), meaning: concat!($($meaning),+).trim_ascii_start() }),+];
+    };
+}
+
 /// Names of the findings: `IST...` means what `istioctl analyze` means by it, `MEL...` is our own.
 pub mod code {
-    /// A gateway, host, port or subset that is named does not exist.
-    pub const NOT_FOUND: &str = "IST0101";
-    /// Istio's admission would refuse the object.
-    pub const INVALID: &str = "IST0106";
-    /// Two VirtualServices claim one host for mesh traffic.
-    pub const MESH_HOST_CONFLICT: &str = "IST0109";
-    /// The destination's service has several ports and the rule names none.
-    pub const PORT_REQUIRED: &str = "IST0112";
-    /// A rule that no connection can reach.
-    pub const UNREACHABLE_RULE: &str = "IST0130";
-    /// No host of the VirtualService is served by the gateway it names.
-    pub const HOST_NOT_IN_GATEWAY: &str = "IST0132";
-    /// Two Gateways ask for one port in ways that cannot be merged.
-    pub const GATEWAY_CONFLICT: &str = "IST0145";
-    /// A subset whose labels fit no endpoint.
-    pub const SUBSET_EMPTY: &str = "IST0173";
-    /// A DestinationRule for a host nobody defines.
-    pub const UNKNOWN_RULE_HOST: &str = "IST0174";
-    /// A field that Istio carries out and Meltemi does not.
-    pub const UNSUPPORTED: &str = "MEL0001";
-    /// A field that has no effect where it stands, in Istio as here.
-    pub const NO_EFFECT: &str = "MEL0002";
-    /// Text that is not YAML, or goes past a limit.
-    pub const SYNTAX: &str = "MEL0003";
-    /// A field the kind does not have.
-    pub const UNKNOWN_FIELD: &str = "MEL0004";
-    /// A kind that Meltemi does not read.
-    pub const UNKNOWN_KIND: &str = "MEL0005";
-    /// One object written twice.
-    pub const DEFINED_TWICE: &str = "MEL0006";
-    /// A Gateway that selects other gateways than this one, or that serves nothing.
-    pub const GATEWAY_IDLE: &str = "MEL0007";
-    /// A Service without endpoints.
-    pub const NO_ENDPOINTS: &str = "MEL0008";
+    use super::Code;
+
+    codes! {
+        /// A gateway, host, port or subset that is named does not exist.
+        NOT_FOUND = "IST0101" ReferencedResourceNotFound;
+        /// Istio's admission would refuse the object.
+        INVALID = "IST0106" SchemaValidationError;
+        /// Two VirtualServices claim one host for mesh traffic.
+        MESH_HOST_CONFLICT = "IST0109" ConflictingMeshGatewayVirtualServiceHosts;
+        /// The destination's service has several ports and the rule names none.
+        PORT_REQUIRED = "IST0112" VirtualServiceDestinationPortSelectorRequired;
+        /// A rule that no connection can reach.
+        UNREACHABLE_RULE = "IST0130" VirtualServiceUnreachableRule;
+        /// No host of the VirtualService is served by the gateway it names.
+        HOST_NOT_IN_GATEWAY = "IST0132" VirtualServiceHostNotFoundInGateway;
+        /// Two Gateways ask for one port in ways that cannot be merged.
+        GATEWAY_CONFLICT = "IST0145" ConflictingGateways;
+        /// A subset whose labels fit no endpoint.
+        SUBSET_EMPTY = "IST0173" DestinationRuleSubsetNotSelectPods;
+        /// A DestinationRule for a host nobody defines.
+        UNKNOWN_RULE_HOST = "IST0174" UnknownDestinationRuleHost;
+        /// A field that Istio carries out and Meltemi does not.
+        UNSUPPORTED = "MEL0001" NotCarriedOut;
+        /// A field that has no effect where it stands, in Istio as here.
+        NO_EFFECT = "MEL0002" NoEffect;
+        /// Text that is not YAML, or goes past a limit.
+        SYNTAX = "MEL0003" NotYaml;
+        /// A field the kind does not have.
+        UNKNOWN_FIELD = "MEL0004" UnknownField;
+        /// A kind that Meltemi does not read.
+        UNKNOWN_KIND = "MEL0005" UnknownKind;
+        /// One object written twice.
+        DEFINED_TWICE = "MEL0006" DefinedTwice;
+        /// A Gateway that selects other gateways than this one, or that serves nothing.
+        GATEWAY_IDLE = "MEL0007" GatewayIdle;
+        /// A Service without endpoints.
+        NO_ENDPOINTS = "MEL0008" NoEndpoints;
+    }
 }
 
 /// One finding, placed at the text that causes it.

@@ -48,14 +48,29 @@ impl Loaded {
 
 /// Reads files, and of directories every `*.yaml`, `*.yml` and `*.json` directly in them.
 pub fn load<P: AsRef<Path>>(paths: &[P]) -> Loaded {
+    load_keeping(paths, |_, _| {})
+}
+
+/// As [`load`], and hands over the name and text of each file, for those who show places in it.
+pub fn load_keeping<P: AsRef<Path>>(paths: &[P], mut keep: impl FnMut(Arc<str>, String)) -> Loaded {
     let mut loaded = Loaded::default();
     for path in paths.iter().map(AsRef::as_ref) {
         match files(path) {
-            Ok(files) => files.into_iter().for_each(|file| load_file(&file, &mut loaded)),
+            Ok(files) => {
+                for file in files {
+                    let opened = fs::File::open(&file);
+                    add(&file, opened.and_then(bytes), &mut loaded, &mut keep);
+                }
+            }
             Err(source) => loaded.unreadable.push(Unreadable { path: path.to_owned(), source }),
         }
     }
     loaded
+}
+
+/// Adds what is not a file, such as standard input, under a name of its own.
+pub fn add_stream(name: &str, stream: impl Read, loaded: &mut Loaded, mut keep: impl FnMut(Arc<str>, String)) {
+    add(Path::new(name), bytes(stream), loaded, &mut keep);
 }
 
 fn name(path: &Path) -> Arc<str> {
@@ -85,25 +100,29 @@ pub(super) fn is_manifest(path: &Path) -> bool {
     !hidden && matches!(extension, Some("yaml" | "yml" | "json"))
 }
 
-fn load_file(path: &Path, loaded: &mut Loaded) {
+fn add(path: &Path, read_bytes: io::Result<Vec<u8>>, loaded: &mut Loaded, keep: &mut impl FnMut(Arc<str>, String)) {
     let file = name(path);
-    match bytes(path) {
+    match read_bytes {
         Err(source) => loaded.unreadable.push(Unreadable { path: path.to_owned(), source }),
         Ok(bytes) if bytes.len() as u64 > MAX_FILE => {
             let message = format!("the file is larger than {} MiB", MAX_FILE >> 20);
             loaded.files.push(refused(&file, message, "Split it into several files."));
         }
         Ok(bytes) => loaded.files.push(match String::from_utf8(bytes) {
-            Ok(text) => read(&file, &text),
+            Ok(text) => {
+                let specs = read(&file, &text);
+                keep(file, text);
+                specs
+            }
             Err(_) => refused(&file, "the file is not UTF-8 text".into(), "Save it as UTF-8."),
         }),
     }
 }
 
-/// The file's bytes, at most one more than [`MAX_FILE`]: `/dev/zero` and growing files end too.
-fn bytes(path: &Path) -> io::Result<Vec<u8>> {
+/// All bytes, at most one more than [`MAX_FILE`]: `/dev/zero` and growing files end too.
+fn bytes(stream: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    stream.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
