@@ -206,6 +206,7 @@ mod tests {
             protocol: protocol.map(Into::into),
             port,
             target_port: None,
+            node_port: None,
         };
         let cases = [
             (port(Some("tcp-other"), None, None, 9001), PortProtocol::Tcp),

@@ -59,10 +59,8 @@ fn foreign(kind: &str, group: &str, api_version: &str) -> Foreign {
 fn is_core(kind: &str) -> bool {
     matches!(
         kind,
-        "Namespace"
-            | "ServiceAccount"
+        "ServiceAccount"
             | "ConfigMap"
-            | "Secret"
             | "Node"
             | "Event"
             | "LimitRange"
@@ -83,13 +81,14 @@ mod tests {
     #[test]
     fn kinds_by_group_and_version() {
         assert_eq!(recognise("Gateway", "networking.istio.io/v1beta1"), Ok(Kind::Gateway));
+        assert_eq!(recognise("Namespace", "v1"), Ok(Kind::Namespace));
         assert_eq!(recognise("EndpointSlice", "discovery.k8s.io/v1"), Ok(Kind::EndpointSlice));
         let cases = [
             ("Gateway", "gateway.networking.k8s.io/v1", Severity::Warning, code::UNSUPPORTED),
             ("Gateway", "networking.istio.io/v2", Severity::Error, code::UNKNOWN_KIND),
             ("PeerAuthentication", "security.istio.io/v1", Severity::Warning, code::UNSUPPORTED),
             ("Deployment", "apps/v1", Severity::Info, code::UNKNOWN_KIND),
-            ("Namespace", "v1", Severity::Info, code::UNKNOWN_KIND),
+            ("ConfigMap", "v1", Severity::Info, code::UNKNOWN_KIND),
             ("Pod", "v2", Severity::Warning, code::UNKNOWN_KIND),
             ("Banana", "fruit.example/v1", Severity::Warning, code::UNKNOWN_KIND),
         ];

@@ -1,8 +1,11 @@
-//! Kubernetes' kinds as written, as far as they say where endpoints are. Fields that say nothing about that are not here.
+//! Kubernetes' kinds as written, as far as they say something about traffic, its endpoints or its keys. Other fields are
+//! not here, and are no finding.
+
+use std::{collections::BTreeMap, fmt};
 
 use serde::Deserialize;
 
-use super::istio::Labels;
+use super::{istio::Labels, value::Bytes};
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -13,8 +16,27 @@ pub struct Service {
     pub cluster_ips: Vec<String>,
     pub ports: Vec<ServicePort>,
     pub selector: Labels,
+    /// ClusterIP when left out.
     pub r#type: Option<String>,
     pub external_name: Option<String>,
+    #[serde(rename = "externalIPs")]
+    pub external_ips: Vec<String>,
+    #[serde(rename = "loadBalancerIP")]
+    pub load_balancer_ip: Option<String>,
+    pub load_balancer_class: Option<String>,
+    pub load_balancer_source_ranges: Vec<String>,
+    /// Whether a LoadBalancer's ports get node ports too; true when left out.
+    pub allocate_load_balancer_node_ports: Option<bool>,
+    pub health_check_node_port: Option<u16>,
+    /// `ClientIP` or `None`.
+    pub session_affinity: Option<String>,
+    /// `Local` or `Cluster`.
+    pub external_traffic_policy: Option<String>,
+    /// `Local` or `Cluster`.
+    pub internal_traffic_policy: Option<String>,
+    pub traffic_distribution: Option<String>,
+    pub ip_families: Vec<String>,
+    pub ip_family_policy: Option<String>,
     pub publish_not_ready_addresses: bool,
 }
 
@@ -27,6 +49,7 @@ pub struct ServicePort {
     pub app_protocol: Option<String>,
     pub port: u16,
     pub target_port: Option<TargetPort>,
+    pub node_port: Option<u16>,
 }
 
 /// A port number, or the name of a container's port.
@@ -45,9 +68,10 @@ pub struct Endpoints {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub struct EndpointSubset {
     pub addresses: Vec<EndpointAddress>,
+    pub not_ready_addresses: Vec<EndpointAddress>,
     pub ports: Vec<EndpointPort>,
 }
 
@@ -55,6 +79,8 @@ pub struct EndpointSubset {
 #[serde(default, rename_all = "camelCase")]
 pub struct EndpointAddress {
     pub ip: String,
+    pub hostname: Option<String>,
+    pub node_name: Option<String>,
     pub target_ref: Option<TargetRef>,
 }
 
@@ -64,6 +90,7 @@ pub struct EndpointPort {
     pub name: Option<String>,
     pub port: Option<u16>,
     pub protocol: Option<String>,
+    pub app_protocol: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -88,6 +115,9 @@ pub struct EndpointSlice {
 pub struct SliceEndpoint {
     pub addresses: Vec<String>,
     pub conditions: Conditions,
+    pub hostname: Option<String>,
+    pub node_name: Option<String>,
+    pub zone: Option<String>,
     pub target_ref: Option<TargetRef>,
 }
 
@@ -96,6 +126,10 @@ pub struct SliceEndpoint {
 pub struct Conditions {
     /// Left out means ready.
     pub ready: Option<bool>,
+    /// Left out means as `ready`.
+    pub serving: Option<bool>,
+    /// Left out means not.
+    pub terminating: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -106,14 +140,18 @@ pub struct Pod {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub struct PodSpec {
     pub containers: Vec<Container>,
+    pub host_network: bool,
+    pub node_name: Option<String>,
+    pub service_account_name: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Container {
+    pub name: String,
     pub ports: Vec<ContainerPort>,
 }
 
@@ -122,6 +160,7 @@ pub struct Container {
 pub struct ContainerPort {
     pub name: Option<String>,
     pub container_port: u16,
+    pub host_port: Option<u16>,
     pub protocol: Option<String>,
 }
 
@@ -147,4 +186,49 @@ pub struct PodIp {
 pub struct PodCondition {
     pub r#type: String,
     pub status: String,
+}
+
+/// `v1 Namespace`: what it says is in its labels and annotations.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Namespace {
+    pub status: NamespaceStatus,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct NamespaceStatus {
+    /// `Active` or `Terminating`.
+    pub phase: Option<String>,
+}
+
+/// `v1 Secret`. No value of it is ever printed.
+#[derive(Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Secret {
+    pub r#type: Option<String>,
+    pub data: BTreeMap<String, Bytes>,
+    /// As text; wins over `data`.
+    pub string_data: BTreeMap<String, String>,
+    pub immutable: Option<bool>,
+}
+
+impl Secret {
+    /// The value of a key; an empty one is the same as none.
+    pub fn value(&self, key: &str) -> Option<&[u8]> {
+        let text = self.string_data.get(key).map(String::as_bytes);
+        text.or_else(|| self.data.get(key).map(|bytes| bytes.0.as_slice())).filter(|value| !value.is_empty())
+    }
+
+    /// Every key, each once.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        let more = self.string_data.keys().filter(|key| !self.data.contains_key(*key));
+        self.data.keys().chain(more).map(String::as_str)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secret").field("type", &self.r#type).field("keys", &self.keys().collect::<Vec<_>>()).finish()
+    }
 }

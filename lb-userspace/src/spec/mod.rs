@@ -5,6 +5,7 @@
 
 pub mod istio;
 pub mod kubernetes;
+pub mod value;
 
 mod foreign;
 mod node;

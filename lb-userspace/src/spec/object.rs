@@ -3,8 +3,8 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    istio::{DestinationRule, Gateway, Labels, ServiceEntry, VirtualService, WorkloadEntry},
-    kubernetes::{EndpointSlice, Endpoints, Pod, Service},
+    istio::{DestinationRule, Gateway, Labels, ServiceEntry, VirtualService, WorkloadEntry, WorkloadGroup},
+    kubernetes::{EndpointSlice, Endpoints, Namespace, Pod, Secret, Service},
     node::Positions,
 };
 use crate::finding::{Finding, Severity};
@@ -17,7 +17,7 @@ pub struct Origin {
     pub column: u32,
 }
 
-/// `namespace/name` of an object.
+/// `namespace/name` of an object; the namespace is empty where the kind has none.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName {
     pub namespace: Arc<str>,
@@ -26,7 +26,10 @@ pub struct ObjectName {
 
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
+        match &*self.namespace {
+            "" => f.write_str(&self.name),
+            namespace => write!(f, "{namespace}/{}", self.name),
+        }
     }
 }
 
@@ -38,23 +41,29 @@ pub enum Kind {
     DestinationRule,
     ServiceEntry,
     WorkloadEntry,
+    WorkloadGroup,
     Service,
     Endpoints,
     EndpointSlice,
     Pod,
+    Namespace,
+    Secret,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Gateway,
         Kind::VirtualService,
         Kind::DestinationRule,
         Kind::ServiceEntry,
         Kind::WorkloadEntry,
+        Kind::WorkloadGroup,
         Kind::Service,
         Kind::Endpoints,
         Kind::EndpointSlice,
         Kind::Pod,
+        Kind::Namespace,
+        Kind::Secret,
     ];
 
     /// The `kind` field's text.
@@ -65,22 +74,35 @@ impl Kind {
             Kind::DestinationRule => "DestinationRule",
             Kind::ServiceEntry => "ServiceEntry",
             Kind::WorkloadEntry => "WorkloadEntry",
+            Kind::WorkloadGroup => "WorkloadGroup",
             Kind::Service => "Service",
             Kind::Endpoints => "Endpoints",
             Kind::EndpointSlice => "EndpointSlice",
             Kind::Pod => "Pod",
+            Kind::Namespace => "Namespace",
+            Kind::Secret => "Secret",
         }
     }
 
     /// The `apiVersion` texts under which the kind is read.
     pub fn api_versions(self) -> &'static [&'static str] {
         match self {
-            Kind::Gateway | Kind::VirtualService | Kind::DestinationRule | Kind::ServiceEntry | Kind::WorkloadEntry => {
+            Kind::Gateway
+            | Kind::VirtualService
+            | Kind::DestinationRule
+            | Kind::ServiceEntry
+            | Kind::WorkloadEntry
+            | Kind::WorkloadGroup => {
                 &["networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"]
             }
             Kind::EndpointSlice => &["discovery.k8s.io/v1"],
-            Kind::Service | Kind::Endpoints | Kind::Pod => &["v1"],
+            Kind::Service | Kind::Endpoints | Kind::Pod | Kind::Namespace | Kind::Secret => &["v1"],
         }
+    }
+
+    /// Whether objects of the kind live in a namespace.
+    pub fn is_namespaced(self) -> bool {
+        self != Kind::Namespace
     }
 }
 
@@ -107,6 +129,7 @@ pub struct Object<T> {
     pub key: Key,
     pub created: Created,
     pub labels: Labels,
+    pub annotations: Labels,
     pub file: Arc<str>,
     pub positions: Positions,
     pub spec: T,
@@ -160,10 +183,13 @@ pub enum Manifest {
     DestinationRule(Arc<Object<DestinationRule>>),
     ServiceEntry(Arc<Object<ServiceEntry>>),
     WorkloadEntry(Arc<Object<WorkloadEntry>>),
+    WorkloadGroup(Arc<Object<WorkloadGroup>>),
     Service(Arc<Object<Service>>),
     Endpoints(Arc<Object<Endpoints>>),
     EndpointSlice(Arc<Object<EndpointSlice>>),
     Pod(Arc<Object<Pod>>),
+    Namespace(Arc<Object<Namespace>>),
+    Secret(Arc<Object<Secret>>),
 }
 
 /// All valid objects, each list in the order of `namespace/name`: what `model` reads.
@@ -174,10 +200,13 @@ pub struct Specs {
     pub destination_rules: Vec<Arc<Object<DestinationRule>>>,
     pub service_entries: Vec<Arc<Object<ServiceEntry>>>,
     pub workload_entries: Vec<Arc<Object<WorkloadEntry>>>,
+    pub workload_groups: Vec<Arc<Object<WorkloadGroup>>>,
     pub services: Vec<Arc<Object<Service>>>,
     pub endpoints: Vec<Arc<Object<Endpoints>>>,
     pub endpoint_slices: Vec<Arc<Object<EndpointSlice>>>,
     pub pods: Vec<Arc<Object<Pod>>>,
+    pub namespaces: Vec<Arc<Object<Namespace>>>,
+    pub secrets: Vec<Arc<Object<Secret>>>,
 }
 
 impl Specs {
@@ -190,10 +219,13 @@ impl Specs {
                 Manifest::DestinationRule(object) => specs.destination_rules.push(object),
                 Manifest::ServiceEntry(object) => specs.service_entries.push(object),
                 Manifest::WorkloadEntry(object) => specs.workload_entries.push(object),
+                Manifest::WorkloadGroup(object) => specs.workload_groups.push(object),
                 Manifest::Service(object) => specs.services.push(object),
                 Manifest::Endpoints(object) => specs.endpoints.push(object),
                 Manifest::EndpointSlice(object) => specs.endpoint_slices.push(object),
                 Manifest::Pod(object) => specs.pods.push(object),
+                Manifest::Namespace(object) => specs.namespaces.push(object),
+                Manifest::Secret(object) => specs.secrets.push(object),
             }
         }
         specs

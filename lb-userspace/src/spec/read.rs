@@ -81,7 +81,16 @@ struct Metadata {
     name: Option<String>,
     namespace: Option<String>,
     labels: istio::Labels,
+    annotations: istio::Labels,
     creation_timestamp: Option<String>,
+}
+
+/// What every object has besides its spec.
+struct Head {
+    key: Key,
+    created: Created,
+    labels: istio::Labels,
+    annotations: istio::Labels,
 }
 
 struct Reader {
@@ -174,7 +183,11 @@ impl Reader {
             self.specs.findings.append(&mut draft.problems);
             return;
         };
-        let namespace = metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+        let namespace = match metadata.namespace.as_deref() {
+            _ if !kind.is_namespaced() => "",
+            None | Some("") => DEFAULT_NAMESPACE,
+            Some(namespace) => namespace,
+        };
         let key = Key { kind, name: ObjectName { namespace: namespace.into(), name: name.into() } };
         draft.object = key.to_string();
         for duplicate in duplicates {
@@ -185,7 +198,8 @@ impl Reader {
             }
         }
         let created = draft.created(metadata.creation_timestamp.as_deref());
-        let manifest = draft.manifest(&key, created, metadata.labels, json);
+        let Metadata { labels, annotations, .. } = metadata;
+        let manifest = draft.manifest(Head { key: key.clone(), created, labels, annotations }, json);
         let outcome = match manifest {
             Some(manifest) if !draft.problems.iter().any(|problem| problem.severity == Severity::Error) => {
                 Outcome::Valid(manifest)
@@ -249,7 +263,12 @@ impl Draft {
         }
         match value {
             Ok(value) => Some(value),
-            Err(error) => {
+            Err(mut error) => {
+                if self.kind == Kind::Secret
+                    && let Some(at) = error.message.find(", found ")
+                {
+                    error.message.truncate(at);
+                }
                 self.error(&error.path, error.message, error.remedy);
                 None
             }
@@ -271,20 +290,14 @@ impl Draft {
         Created(time)
     }
 
-    fn manifest(
-        &mut self,
-        key: &Key,
-        created: Created,
-        labels: istio::Labels,
-        mut json: serde_json::Value,
-    ) -> Option<Manifest> {
-        let head = (key.clone(), created, labels);
+    fn manifest(&mut self, head: Head, mut json: serde_json::Value) -> Option<Manifest> {
         Some(match self.kind {
             Kind::Gateway => Manifest::Gateway(self.istio(head, json, validate::gateway)?),
             Kind::VirtualService => Manifest::VirtualService(self.istio(head, json, validate::virtual_service)?),
             Kind::DestinationRule => Manifest::DestinationRule(self.istio(head, json, validate::destination_rule)?),
             Kind::ServiceEntry => Manifest::ServiceEntry(self.istio(head, json, validate::service_entry)?),
             Kind::WorkloadEntry => Manifest::WorkloadEntry(self.istio(head, json, validate::workload_entry)?),
+            Kind::WorkloadGroup => Manifest::WorkloadGroup(self.istio(head, json, validate::workload_group)?),
             Kind::Service => {
                 let spec = json.as_object_mut().and_then(|fields| fields.shift_remove("spec")).unwrap_or_default();
                 let spec: kubernetes::Service = self.typed(optional(spec), "spec", Unknown::Allowed)?;
@@ -302,12 +315,20 @@ impl Draft {
                 let spec = self.typed(json, "", Unknown::Allowed)?;
                 Manifest::Pod(self.checked(head, spec, validate::pod))
             }
+            Kind::Namespace => {
+                let spec = self.typed(json, "", Unknown::Allowed)?;
+                Manifest::Namespace(self.checked(head, spec, |_| Vec::new()))
+            }
+            Kind::Secret => {
+                let spec = self.typed(json, "", Unknown::Allowed)?;
+                Manifest::Secret(self.checked(head, spec, |_| Vec::new()))
+            }
         })
     }
 
     fn istio<T: DeserializeOwned>(
         &mut self,
-        head: (Key, Created, istio::Labels),
+        head: Head,
         json: serde_json::Value,
         check: impl FnOnce(&T) -> Vec<Refusal>,
     ) -> Option<Arc<Object<T>>> {
@@ -326,16 +347,13 @@ impl Draft {
         Some(self.checked(head, spec, check))
     }
 
-    fn checked<T>(
-        &mut self,
-        (key, created, labels): (Key, Created, istio::Labels),
-        spec: T,
-        check: impl FnOnce(&T) -> Vec<Refusal>,
-    ) -> Arc<Object<T>> {
+    fn checked<T>(&mut self, head: Head, spec: T, check: impl FnOnce(&T) -> Vec<Refusal>) -> Arc<Object<T>> {
         for refusal in check(&spec) {
             self.error(&refusal.path, refusal.message, refusal.remedy);
         }
-        Arc::new(Object { key, created, labels, file: self.file.clone(), positions: self.positions.clone(), spec })
+        let Head { key, created, labels, annotations } = head;
+        let (file, positions) = (self.file.clone(), self.positions.clone());
+        Arc::new(Object { key, created, labels, annotations, file, positions, spec })
     }
 }
 

@@ -294,3 +294,29 @@ fn what_admission_refuses() {
         assert_eq!(file.items[0].outcome, Outcome::Rejected);
     }
 }
+
+#[test]
+fn a_secret_is_read_and_never_printed() {
+    let head = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ntype: kubernetes.io/tls\n";
+    let file = parse(&format!("{head}data: {{tls.crt: aHVzaA==, tls.key: c2VjcmV0}}\nstringData: {{tls.key: hush}}\n"));
+    assert_eq!(file.findings, []);
+    let Outcome::Valid(Manifest::Secret(secret)) = &file.items[0].outcome else { panic!("not a Secret") };
+    assert_eq!(secret.spec.value("tls.crt"), Some(&b"hush"[..]));
+    assert_eq!(secret.spec.value("tls.key"), Some(&b"hush"[..]));
+    assert_eq!(secret.spec.value("ca.crt"), None);
+    let printed = format!("{file:?}");
+    assert!(!printed.contains("hush") && !printed.contains("secret\"") && printed.contains("tls.key"), "{printed}");
+    for broken in ["data: {tls.key: hush!}", "data: hush", "stringData: {a: 4711}", "stringData: [hush]"] {
+        let file = parse(&format!("{head}{broken}\n"));
+        let text = format!("{:?}", file.findings);
+        assert_eq!(file.findings.len(), 1);
+        assert!(!text.contains("hush") && !text.contains("4711"), "{text}");
+    }
+}
+
+#[test]
+fn a_namespace_has_none_itself() {
+    let file = parse("apiVersion: v1\nkind: Namespace\nmetadata: {name: prod, labels: {a: b}}\n");
+    assert_eq!(file.findings, []);
+    assert_eq!(file.items[0].key.to_string(), "Namespace prod");
+}

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{Check, Refusal};
 use crate::spec::{
-    istio::{Resolution, ServiceEntry, WorkloadEntry},
+    istio::{Resolution, ServiceEntry, WorkloadEntry, WorkloadGroup},
     kubernetes::{EndpointSlice, Endpoints, Pod, Service},
     node::push_field,
 };
@@ -73,6 +73,17 @@ pub fn workload_entry(entry: &WorkloadEntry) -> Vec<Refusal> {
     check.refusals
 }
 
+pub fn workload_group(group: &WorkloadGroup) -> Vec<Refusal> {
+    let mut check = Check::default();
+    match &group.template {
+        None => check.refuse("spec", "a WorkloadGroup needs a template", "Add `template`."),
+        // The address is that of the machine that registers itself.
+        Some(template) if template.address.is_empty() => ports(&mut check, "spec.template", template),
+        Some(template) => workload(&mut check, "spec.template", template),
+    }
+    check.refusals
+}
+
 fn workload(check: &mut Check, path: &str, entry: &WorkloadEntry) {
     let address = entry.address.as_str();
     if address.is_empty() {
@@ -82,6 +93,10 @@ fn workload(check: &mut Check, path: &str, entry: &WorkloadEntry) {
     } else if !address.starts_with("unix://") && address.parse::<IpAddr>().is_err() {
         check.host(format!("{path}.address"), address);
     }
+    ports(check, path, entry);
+}
+
+fn ports(check: &mut Check, path: &str, entry: &WorkloadEntry) {
     for (name, port) in &entry.ports {
         let mut at = format!("{path}.ports");
         push_field(&mut at, name);

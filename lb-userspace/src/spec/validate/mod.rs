@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 
-pub use endpoints::{endpoint_slice, endpoints, pod, service, service_entry, workload_entry};
+pub use endpoints::{endpoint_slice, endpoints, pod, service, service_entry, workload_entry, workload_group};
 pub use traffic::{destination_rule, gateway, virtual_service};
 
 /// One reason to refuse an object.
