@@ -11,6 +11,8 @@ pub mod image;
 pub mod model;
 pub mod observe;
 pub mod plan;
+pub mod router;
 pub mod slots;
+pub mod snapshot;
 pub mod source;
 pub mod spec;

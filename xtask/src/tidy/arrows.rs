@@ -4,26 +4,31 @@ use super::Finding;
 use super::code::{Source, line_of, words};
 
 /// Rooms of lb-userspace and what each may import besides itself. `None`: everything.
-const ROOMS: [(&str, Option<&[&str]>); 15] = [
+const ROOMS: [(&str, Option<&[&str]>); 17] = [
     ("finding", Some(&[])),
     ("spec", Some(&["finding"])),
-    ("model", Some(&["spec", "finding"])),
-    ("compile", Some(&["model", "image"])),
+    ("model", Some(&["spec", "finding", "snapshot", "router"])),
+    ("compile", Some(&["model", "image", "snapshot"])),
     ("image", Some(&[])),
+    ("snapshot", Some(&[])),
+    ("router", Some(&["snapshot", "slots", "image"])),
     ("plan", Some(&["image"])),
     ("slots", Some(&["image"])),
-    ("explain", Some(&["model", "compile", "image", "plan", "slots", "dataplane", "spec", "finding"])),
+    (
+        "explain",
+        Some(&["model", "compile", "image", "plan", "slots", "dataplane", "spec", "finding", "snapshot", "router"]),
+    ),
     ("dataplane", Some(&["plan", "image", "slots"])),
     ("host", Some(&["compile"])),
     ("source", Some(&["spec"])),
-    ("proxy", Some(&["image"])),
+    ("proxy", Some(&["snapshot", "router"])),
     ("observe", Some(&["image", "model", "slots", "dataplane", "finding"])),
     ("agent", None),
     ("cli", None),
 ];
 
 /// Rooms without I/O, clock and chance: what they need of these is an argument.
-const PURE: [&str; 7] = ["finding", "spec", "model", "compile", "image", "plan", "slots"];
+const PURE: [&str; 9] = ["finding", "spec", "model", "compile", "image", "plan", "slots", "snapshot", "router"];
 
 /// What pure rooms do without.
 const IMPURE: [&str; 9] = ["tokio", "aya", "kube", "hyper", "Instant", "SystemTime", "fs", "env", "process"];

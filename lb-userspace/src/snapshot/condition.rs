@@ -1,0 +1,63 @@
+//! When a route fits a request: `HTTPMatchRequest`, as far as it is decided by the request itself.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// Every part that is there must fit. The default fits everything.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Condition {
+    pub uri: Option<UriMatch>,
+    pub scheme: Option<StringMatch>,
+    pub method: Option<StringMatch>,
+    /// `:authority` as sent, which may have a port.
+    pub authority: Option<StringMatch>,
+    /// By lower-case name. Several fields of one name are matched as one text, joined with commas.
+    pub headers: Vec<(Arc<str>, HeaderCondition)>,
+    /// By name; `None`: the parameter must be there, whatever its value. Only its first occurrence counts.
+    pub query: Vec<(Arc<str>, Option<StringMatch>)>,
+}
+
+impl Condition {
+    /// Whether every request fits, but for its path if that must begin with `/`.
+    pub fn is_catch_all(&self) -> bool {
+        let any_path = match &self.uri {
+            None => true,
+            Some(uri) => matches!(&uri.text, StringMatch::Prefix(prefix) if &**prefix == "/"),
+        };
+        any_path && *self == Condition { uri: self.uri.clone(), ..Condition::default() }
+    }
+}
+
+/// A match of the path without its query, in the normal form of `router::path`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UriMatch {
+    pub text: StringMatch,
+    pub case: Case,
+}
+
+/// `ignoreUriCase`; without effect on regular expressions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Case {
+    #[default]
+    Sensitive,
+    Ignored,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StringMatch {
+    Exact(Arc<str>),
+    /// Of the raw text: `/foo` fits `/foobar`.
+    Prefix(Arc<str>),
+    /// RE2, and of the whole text.
+    Regex(Arc<str>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HeaderCondition {
+    Present,
+    Absent,
+    Is(StringMatch),
+    /// `withoutHeaders` with a value: also fits where the header is absent.
+    IsNot(StringMatch),
+}
