@@ -32,47 +32,76 @@ pub fn fill(members: &[Member], slots: u32) -> Vec<u16> {
     order.sort_by_key(|i| members[*i].seed);
     let weights: Vec<(u64, u64)> = members.iter().map(|member| (member.seed, member.weight.max(1) as u64)).collect();
     let quotas = quotas(&weights, slots);
-    let mut walks: Vec<Walk> = members.iter().map(|member| Walk::new(member.seed, slots)).collect();
-    let mut table: Vec<Option<u16>> = vec![None; slots as usize];
-    // Whoever is furthest behind its quota picks next; with equal weights that is one pick each in turn.
+    let mut filling = Filling {
+        walks: members.iter().map(|member| Walk::new(member.seed, slots)).collect(),
+        table: vec![FREE; slots as usize],
+    };
+    if weights.windows(2).all(|pair| pair[0].1 == pair[1].1) {
+        in_turn(&mut filling, &order, &quotas);
+    } else {
+        by_need(&mut filling, &order, &quotas);
+    }
+    filling.table
+}
+
+/// Equal weights: one pick each in turn.
+fn in_turn(filling: &mut Filling, order: &[usize], quotas: &[u32]) {
+    for round in 0..quotas.iter().copied().max().unwrap_or(0) {
+        order.iter().filter(|i| round < quotas[**i]).for_each(|i| filling.pick(*i));
+    }
+}
+
+/// Whoever is furthest behind its quota picks next.
+fn by_need(filling: &mut Filling, order: &[usize], quotas: &[u32]) {
     let mut turns: BinaryHeap<Reverse<(u64, usize)>> =
         order.iter().enumerate().filter(|(_, i)| quotas[**i] > 0).map(|(rank, _)| Reverse((0, rank))).collect();
-    let mut taken = vec![0u32; members.len()];
+    let mut taken = vec![0u32; quotas.len()];
     while let Some(Reverse((_, rank))) = turns.pop() {
         let i = order[rank];
-        let slot = loop {
-            let slot = walks[i].next();
-            if table[slot as usize].is_none() {
-                break slot;
-            }
-        };
-        table[slot as usize] = Some(i as u16);
+        filling.pick(i);
         taken[i] += 1;
         if taken[i] < quotas[i] {
             turns.push(Reverse((((taken[i] as u64) << 32) / quotas[i] as u64, rank)));
         }
     }
-    table.into_iter().map(|owner| owner.unwrap_or(0)).collect()
+}
+
+/// No member's position: there are at most 65,535.
+const FREE: u16 = u16::MAX;
+
+struct Filling {
+    walks: Vec<Walk>,
+    table: Vec<u16>,
+}
+
+impl Filling {
+    /// Member `i` takes the first free slot of its walk.
+    fn pick(&mut self, i: usize) {
+        let walk = &mut self.walks[i];
+        while self.table[walk.at as usize] != FREE {
+            walk.step();
+        }
+        self.table[walk.at as usize] = i as u16;
+        walk.step();
+    }
 }
 
 /// A member's own permutation of all slots.
 struct Walk {
-    at: u64,
-    skip: u64,
-    slots: u64,
+    at: u32,
+    skip: u32,
+    slots: u32,
 }
 
 impl Walk {
     fn new(seed: u64, slots: u32) -> Self {
-        let slots = slots as u64;
-        let skip = if slots > 1 { mix(seed ^ SEED_SKIP) % (slots - 1) + 1 } else { 0 };
-        Self { at: mix(seed ^ SEED_OFFSET) % slots.max(1), skip, slots }
+        let skip = if slots > 1 { mix(seed ^ SEED_SKIP) % (slots as u64 - 1) + 1 } else { 0 };
+        Self { at: (mix(seed ^ SEED_OFFSET) % slots.max(1) as u64) as u32, skip: skip as u32, slots }
     }
 
-    fn next(&mut self) -> u32 {
-        let slot = self.at;
-        self.at = (self.at + self.skip) % self.slots;
-        slot as u32
+    fn step(&mut self) {
+        let next = self.at + self.skip;
+        self.at = if next >= self.slots { next - self.slots } else { next };
     }
 }
 

@@ -61,75 +61,158 @@ pub fn fill(shares: &[Share], slots: u32) -> Vec<u8> {
     let weights: Vec<(u64, u64)> = shares.iter().map(|share| (share.seed, share.weight as u64)).collect();
     let quotas = quotas(&weights, slots);
     let live: Vec<usize> = (0..shares.len()).filter(|i| shares[*i].weight > 0).collect();
-    if let [only] = live[..] {
-        return vec![only as u8; slots as usize];
+    match live[..] {
+        [only] => vec![only as u8; slots as usize],
+        [a, b] if shares[a].seed <= shares[b].seed => pair(shares, &quotas, [a, b], slots),
+        [a, b] => pair(shares, &quotas, [b, a], slots),
+        _ => many(shares, &quotas, &live, slots),
     }
-    let cost = |slot: u32, i: usize| exponential(mix(shares[i].seed ^ mix(slot as u64)));
+}
+
+/// What slot `slot` costs for a destination, before its weight.
+fn cost(slot: u32, share: &Share) -> u64 {
+    exponential(mix(share.seed ^ mix(slot as u64)))
+}
+
+/// Two destinations: the slots in an order that does not depend on weights; the first one gets its quota from the front. A
+/// change of weights moves exactly the difference.
+fn pair(shares: &[Share], quotas: &[u32], [first, second]: [usize; 2], slots: u32) -> Vec<u8> {
+    // A cost has at most 27 bits.
+    let ratio = |slot| (cost(slot, &shares[first]) << 32) / cost(slot, &shares[second]);
+    let mut order: Vec<(u64, u32)> = (0..slots).map(|slot| (ratio(slot), slot)).collect();
+    let quota = quotas[first] as usize;
+    if quota < order.len() {
+        order.select_nth_unstable(quota);
+    }
+    let mut table = vec![second as u8; slots as usize];
+    for (_, slot) in &order[..quota] {
+        table[*slot as usize] = first as u8;
+    }
+    table
+}
+
+/// Three destinations or more: weighted rendezvous, then the counts are made exact.
+fn many(shares: &[Share], quotas: &[u32], live: &[usize], slots: u32) -> Vec<u8> {
+    // Who is compared in the order of identities wins ties by it.
+    let mut order = live.to_vec();
+    order.sort_by_key(|i| shares[*i].seed);
     let mut counts = vec![0u32; shares.len()];
     let mut table = Vec::with_capacity(slots as usize);
     for slot in 0..slots {
-        let best = live
-            .iter()
-            .copied()
-            .min_by(|a, b| {
-                let (left, right) = (
-                    cost(slot, *a) as u128 * shares[*b].weight as u128,
-                    cost(slot, *b) as u128 * shares[*a].weight as u128,
-                );
-                left.cmp(&right).then(shares[*a].seed.cmp(&shares[*b].seed))
-            })
-            .unwrap_or(0);
+        let mixed = mix(slot as u64);
+        let (mut best, mut least) = (order[0], u64::MAX);
+        for i in order.iter().copied() {
+            let cost = exponential(mix(shares[i].seed ^ mixed));
+            // 27 bits times 32: `least / weight of best` against `cost / weight`, without dividing.
+            if least == u64::MAX || cost * (shares[best].weight as u64) < least * (shares[i].weight as u64) {
+                (best, least) = (i, cost);
+            }
+        }
         counts[best] += 1;
         table.push(best as u8);
     }
-    level(shares, &quotas, &mut counts, &mut table, cost);
+    level(shares, quotas, &mut counts, &mut table);
     table
 }
 
 /// Moves slots from destinations above their quota to those below it, cheapest first.
-fn level(shares: &[Share], quotas: &[u32], counts: &mut [u32], table: &mut [u8], cost: impl Fn(u32, usize) -> u64) {
+fn level(shares: &[Share], quotas: &[u32], counts: &mut [u32], table: &mut [u8]) {
     let short: Vec<usize> = (0..shares.len()).filter(|i| counts[*i] < quotas[*i]).collect();
-    let mut moves: Vec<(u128, u32, usize)> = Vec::new();
+    let mut moves: Vec<Move> = Vec::new();
     for (slot, owner) in table.iter().enumerate() {
         let owner = *owner as usize;
         if counts[owner] > quotas[owner] {
             let slot = slot as u32;
+            let here = cost(slot, &shares[owner]);
             moves.extend(short.iter().map(|to| {
-                let dearer = (cost(slot, *to) as u128 * shares[owner].weight as u128) << FRACTION;
-                let cheaper = (cost(slot, owner) as u128 * shares[*to].weight as u128).max(1);
-                (dearer / cheaper, slot, *to)
+                let dearer = cost(slot, &shares[*to]) as u128 * shares[owner].weight as u128;
+                let cheaper = here as u128 * shares[*to].weight as u128;
+                Move { dearness: ratio(dearer, cheaper), slot, seed: shares[*to].seed, to: *to as u8 }
             }));
         }
     }
-    moves.sort_unstable_by_key(|(dearness, slot, to)| (*dearness, *slot, shares[*to].seed));
-    for (_, slot, to) in moves {
-        let owner = table[slot as usize] as usize;
-        if counts[owner] > quotas[owner] && counts[to] < quotas[to] {
-            counts[owner] -= 1;
-            counts[to] += 1;
-            table[slot as usize] = to as u8;
+    let mut missing: u32 = short.iter().map(|i| quotas[*i] - counts[*i]).sum();
+    // Few of the moves are made: only as many are put in order as it takes.
+    let (mut done, mut portion) = (0, 4 * missing as usize);
+    while missing > 0 && done < moves.len() {
+        let rest = &mut moves[done..];
+        let end = portion.min(rest.len());
+        if end < rest.len() {
+            rest.select_nth_unstable(end);
         }
+        rest[..end].sort_unstable();
+        for Move { slot, to, .. } in &rest[..end] {
+            let (owner, to) = (table[*slot as usize] as usize, *to as usize);
+            if counts[owner] > quotas[owner] && counts[to] < quotas[to] {
+                counts[owner] -= 1;
+                counts[to] += 1;
+                table[*slot as usize] = to as u8;
+                missing -= 1;
+            }
+        }
+        (done, portion) = (done + end, portion * 2);
+    }
+}
+
+/// A slot that could go to another destination; the least one goes first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Move {
+    dearness: u64,
+    slot: u32,
+    seed: u64,
+    to: u8,
+}
+
+/// `a / b` with [`FRACTION`] fractional bits. Both have at most 59 bits; the quotient stops at 64.
+fn ratio(a: u128, b: u128) -> u64 {
+    // Most products are short: a division of 64 bits costs a third of one of 128.
+    match (u64::try_from(a << FRACTION), u64::try_from(b)) {
+        (Ok(a), Ok(b)) => a / b,
+        _ => u64::try_from((a << FRACTION) / b).unwrap_or(u64::MAX),
     }
 }
 
 /// Fractional bits of a cost.
 const FRACTION: u32 = 20;
 
-/// Minus the binary logarithm of `hash / 2^64`, with [`FRACTION`] fractional bits: an exponentially distributed number.
+/// Minus the binary logarithm of `hash / 2^64`, with [`FRACTION`] fractional bits: an exponentially distributed number above
+/// zero, of 27 bits.
 fn exponential(hash: u64) -> u64 {
     let hash = hash | 1;
     let zeros = hash.leading_zeros();
-    // The mantissa in [1, 2) with 31 fractional bits; each squaring yields one bit of its logarithm.
-    let mut mantissa = (hash << zeros) >> 32;
-    let mut log = 0u64;
-    for _ in 0..FRACTION {
-        mantissa = (mantissa * mantissa) >> 31;
-        let bit = mantissa >> 32;
-        mantissa >>= bit;
-        log = log << 1 | bit;
-    }
+    // What follows the leading one: the first bits choose a step of the table, the next ones a place within it.
+    let mantissa = (hash << zeros) << 1;
+    let step = (mantissa >> (64 - STEPS)) as usize;
+    let within = mantissa << STEPS >> (64 - FRACTION);
+    let (low, high) = (LOGARITHMS[step] as u64, LOGARITHMS[step + 1] as u64);
+    let log = low + ((high - low) * within >> FRACTION);
     ((zeros as u64 + 1) << FRACTION) - log
 }
+
+/// Bits that choose a step of [`LOGARITHMS`].
+const STEPS: u32 = 9;
+
+/// `log2(1 + step / 2^STEPS)`, with [`FRACTION`] fractional bits.
+static LOGARITHMS: [u32; (1 << STEPS) + 1] = {
+    let mut table = [0; (1 << STEPS) + 1];
+    let mut step = 0;
+    while step < 1 << STEPS {
+        // A number in [1, 2) with 31 fractional bits; each squaring yields one bit of its logarithm.
+        let mut number: u64 = (1 << 31) + ((step as u64) << (31 - STEPS));
+        let (mut log, mut bits) = (0u32, 0);
+        while bits < FRACTION {
+            number = (number * number) >> 31;
+            let bit = number >> 32;
+            number >>= bit;
+            log = log << 1 | bit as u32;
+            bits += 1;
+        }
+        table[step] = log;
+        step += 1;
+    }
+    table[1 << STEPS] = 1 << FRACTION;
+    table
+};
 
 #[cfg(test)]
 mod tests {
