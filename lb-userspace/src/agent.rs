@@ -2,7 +2,7 @@
 
 use crate::{
     compile::{
-        self,
+        self, Compiler,
         ids::{Backends, Ids, Pool},
     },
     dataplane::{
@@ -14,7 +14,7 @@ use crate::{
     },
     finding::{Finding, Severity},
     host::{self, Change, Choice, HostError, Link, Nature, Network, News},
-    image::{Image, RuleTable, SubsetTable},
+    image::{Image, RuleTable, Sorted, SubsetTable},
     model::{self, Identity, Model},
     observe::{
         admin,
@@ -167,6 +167,7 @@ struct Agent {
     pins: Pins,
     network: Network,
     store: Store,
+    compiler: Compiler,
     ids: Ids,
     loaded: Loaded,
     shared: Shared,
@@ -215,6 +216,7 @@ impl Agent {
             pins,
             network,
             store: Store::default(),
+            compiler: Compiler::default(),
             ids,
             loaded,
             shared,
@@ -303,10 +305,8 @@ impl Agent {
             tracing::warn!("no route to endpoint {endpoint}: it is left out");
         }
         self.unreachable = unreachable;
-        let mut ids = self.ids.clone();
-        let image = compile::compile(&model, &host, &mut ids);
-        let next_backend = ids.backends.next();
-        self.ids = ids;
+        let image = self.compiler.compile(&model, &Arc::new(host), &mut self.ids);
+        let next_backend = self.ids.backends.next();
         let changed = self.state(|state| {
             let plan = diff(&state.image, &image);
             // The number must be on record before a backend carries it.
@@ -390,21 +390,17 @@ pub fn adopt(left: &Left, next_backend: u32) -> (Ids, Image) {
         backends: Backends::recovered(left.backends.iter().map(|(id, backend)| (backend.address, id.0)), next_backend),
     };
     let unknown: Arc<str> = "".into();
-    let rule = || RuleTable {
-        name: unknown.clone(),
-        hash: lb_common::flow::HashKey::Flow,
-        destinations: Vec::new(),
-        listener: usize::MAX,
-    };
+    let rule = || RuleTable { name: unknown.clone(), hash: lb_common::flow::HashKey::Flow, destinations: Vec::new() };
     let image = Image {
         vips: left.vips.iter().copied().collect(),
-        rules: left.rules.iter().map(|(_, id)| (*id, rule())).collect(),
+        rules: left.rules.iter().map(|(_, id)| (*id, Arc::new(rule()))).collect(),
         subsets: left
             .subsets
             .iter()
-            .map(|(_, id)| (*id, SubsetTable { name: unknown.clone(), members: Vec::new() }))
+            .map(|(_, id)| (*id, Arc::new(SubsetTable { name: unknown.clone(), members: Vec::new() })))
             .collect(),
         backends: left.backends.iter().copied().collect(),
+        listeners: Sorted::default(),
     };
     (ids, image)
 }

@@ -2,13 +2,13 @@
 //! names is there, and no number changes its meaning while something may still hold it.
 
 use crate::image::{Backend, BackendId, Image, RuleId, RuleTable, SubsetId, SubsetTable, Vip};
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     PutBackend(BackendId, Backend),
-    PutSubset(SubsetId, SubsetTable),
-    PutRule(RuleId, RuleTable),
+    PutSubset(SubsetId, Arc<SubsetTable>),
+    PutRule(RuleId, Arc<RuleTable>),
     PutVip(Vip, RuleId),
     DeleteVip(Vip),
     DeleteRule(RuleId),
@@ -50,39 +50,25 @@ impl Plan {
 
 /// Add before delete, from the inside out: backends, subsets, rules, VIPs; then back again.
 pub fn diff(old: &Image, new: &Image) -> Plan {
+    let backends = old.backends.changes(&new.backends, Backend::eq);
+    let subsets = old.subsets.changes(&new.subsets, same);
+    let rules = old.rules.changes(&new.rules, same);
+    let vips = old.vips.changes(&new.vips, RuleId::eq);
     let mut ops = Vec::new();
-    ops.extend(
-        new.backends
-            .iter()
-            .filter(|(id, backend)| old.backends.get(id) != Some(backend))
-            .map(|(id, backend)| Op::PutBackend(*id, *backend)),
-    );
-    ops.extend(
-        new.subsets
-            .iter()
-            .filter(|(id, table)| old.subsets.get(id) != Some(table))
-            .map(|(id, table)| Op::PutSubset(*id, table.clone())),
-    );
-    let changed = |id: &RuleId, table: &RuleTable| !old.rules.get(id).is_some_and(|before| before.same_table(table));
-    ops.extend(
-        new.rules.iter().filter(|(id, table)| changed(id, table)).map(|(id, table)| Op::PutRule(*id, table.clone())),
-    );
-    ops.extend(
-        new.vips
-            .iter()
-            .filter(|(vip, rule)| old.vips.get(vip) != Some(rule))
-            .map(|(vip, rule)| Op::PutVip(*vip, *rule)),
-    );
-    ops.extend(old.vips.keys().filter(|vip| !new.vips.contains_key(vip)).map(|vip| Op::DeleteVip(*vip)));
-    ops.extend(old.rules.keys().filter(|id| !new.rules.contains_key(id)).map(|id| Op::DeleteRule(*id)));
-    ops.extend(old.subsets.keys().filter(|id| !new.subsets.contains_key(id)).map(|id| Op::DeleteSubset(*id)));
-    ops.extend(
-        old.backends
-            .iter()
-            .filter(|(id, _)| !new.backends.contains_key(id))
-            .map(|(id, backend)| Op::DeleteBackend(*id, *backend)),
-    );
+    ops.extend(backends.put.into_iter().map(|(id, backend)| Op::PutBackend(*id, *backend)));
+    ops.extend(subsets.put.into_iter().map(|(id, table)| Op::PutSubset(*id, table.clone())));
+    ops.extend(rules.put.into_iter().map(|(id, table)| Op::PutRule(*id, table.clone())));
+    ops.extend(vips.put.into_iter().map(|(vip, rule)| Op::PutVip(*vip, *rule)));
+    ops.extend(vips.gone.into_iter().map(|(vip, _)| Op::DeleteVip(*vip)));
+    ops.extend(rules.gone.into_iter().map(|(id, _)| Op::DeleteRule(*id)));
+    ops.extend(subsets.gone.into_iter().map(|(id, _)| Op::DeleteSubset(*id)));
+    ops.extend(backends.gone.into_iter().map(|(id, backend)| Op::DeleteBackend(*id, *backend)));
     Plan { ops }
+}
+
+/// Tables that `compile` left as they were are shared, and need no comparing.
+fn same<T: PartialEq>(old: &Arc<T>, new: &Arc<T>) -> bool {
+    Arc::ptr_eq(old, new) || old == new
 }
 
 impl fmt::Display for Plan {

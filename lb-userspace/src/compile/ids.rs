@@ -1,13 +1,12 @@
 //! Numbers for names. A name keeps its number across revisions; a freed number rests for one revision, so that a packet
 //! that still holds it meets nothing or its own, never a stranger.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 /// Numbers for one kind of thing, known by the 64-bit hash of its name.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pool {
     taken: HashMap<u64, u32>,
-    used: BTreeSet<u32>,
     /// Freed since a revision was last in force: not to be given out yet.
     freed: BTreeSet<u32>,
     /// Freed by the last revision that came into force: not yet either.
@@ -21,41 +20,34 @@ impl Pool {
     /// that was cut short, one is the name's and the others rest.
     pub fn recovered(taken: impl IntoIterator<Item = (u64, u32)>) -> Self {
         let mut pool = Self::default();
+        let mut used = BTreeSet::new();
         for (name, id) in taken {
             pool.next = pool.next.max(id + 1);
-            pool.used.insert(id);
+            used.insert(id);
             pool.freed.extend(pool.taken.insert(name, id).filter(|former| *former != id));
         }
-        pool.free = (0..pool.next).filter(|id| !pool.used.contains(id)).collect();
-        pool.used.clear();
+        pool.free = (0..pool.next).filter(|id| !used.contains(id)).collect();
         pool
     }
 
-    /// Begins a revision: whatever is not asked for again until [`Pool::finish`] is freed.
-    pub fn begin(&mut self) {
-        self.used.clear();
-    }
-
+    /// The number of a name; a new one where it has none.
     pub fn id(&mut self, name: u64) -> u32 {
-        let id = match self.taken.get(&name) {
-            Some(id) => *id,
-            None => {
-                let id = self.free.pop_first().unwrap_or_else(|| {
-                    self.next += 1;
-                    self.next - 1
-                });
-                self.taken.insert(name, id);
-                id
-            }
-        };
-        self.used.insert(id);
-        id
+        let Self { taken, free, next, .. } = self;
+        *taken.entry(name).or_insert_with(|| {
+            free.pop_first().unwrap_or_else(|| {
+                *next += 1;
+                *next - 1
+            })
+        })
     }
 
-    pub fn finish(&mut self) {
-        let (used, freed) = (&self.used, &mut self.freed);
+    /// Frees every number that is not among `used`, which a complete revision needs.
+    pub fn keep(&mut self, used: impl IntoIterator<Item = u32>) {
+        let mut keep = vec![false; self.next as usize];
+        used.into_iter().for_each(|id| keep[id as usize] = true);
+        let freed = &mut self.freed;
         self.taken.retain(|_, id| {
-            let keep = used.contains(id);
+            let keep = keep[*id as usize];
             if !keep {
                 freed.insert(*id);
             }
@@ -92,20 +84,20 @@ impl Ids {
 /// Backend ids only ever grow: a flow entry may name one for hours.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Backends {
-    known: BTreeMap<std::net::SocketAddr, u32>,
+    known: HashMap<std::net::SocketAddr, u32>,
     next: u32,
 }
 
 impl Default for Backends {
     fn default() -> Self {
         // 0 is left out, so that a blank entry names no backend.
-        Self { known: BTreeMap::new(), next: 1 }
+        Self { known: HashMap::new(), next: 1 }
     }
 }
 
 impl Backends {
     pub fn recovered(known: impl IntoIterator<Item = (std::net::SocketAddr, u32)>, next: u32) -> Self {
-        let known: BTreeMap<_, _> = known.into_iter().collect();
+        let known: HashMap<_, _> = known.into_iter().collect();
         let next = known.values().map(|id| id + 1).chain([next, 1]).max().unwrap_or(1);
         Self { known, next }
     }
@@ -136,9 +128,8 @@ mod tests {
     fn a_freed_number_rests_for_one_revision() {
         let mut pool = Pool::default();
         let mut revision = |names: &[u64]| {
-            pool.begin();
             let ids: Vec<u32> = names.iter().map(|name| pool.id(*name)).collect();
-            pool.finish();
+            pool.keep(ids.clone());
             pool.settle();
             ids
         };
@@ -152,9 +143,8 @@ mod tests {
     fn a_number_freed_by_a_revision_that_failed_rests_until_one_succeeds() {
         let mut pool = Pool::default();
         let mut revision = |names: &[u64]| {
-            pool.begin();
             let ids: Vec<u32> = names.iter().map(|name| pool.id(*name)).collect();
-            pool.finish();
+            pool.keep(ids.clone());
             ids
         };
         assert_eq!(revision(&[10, 20]), [0, 1]);
@@ -166,7 +156,6 @@ mod tests {
     #[test]
     fn a_name_found_with_two_numbers_keeps_one_and_gives_none_away() {
         let mut pool = Pool::recovered([(10, 0), (10, 2)]);
-        pool.begin();
         assert_eq!(pool.id(10), 2);
         assert_eq!((pool.id(20), pool.id(30)), (1, 3));
     }

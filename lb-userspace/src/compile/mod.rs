@@ -1,20 +1,25 @@
 //! Model to Image: addresses, families and numbers. Pure: what the host looks like and which numbers are taken are arguments.
+//!
+//! A [`Compiler`] keeps the parts of the last image, one for each listener and each cluster, and compiles anew only those
+//! whose own inputs changed. The result is the same as that of [`compile`], which keeps nothing.
 
 pub mod ids;
+mod part;
+
+#[cfg(test)]
+mod tests;
 
 use crate::{
-    image::{
-        Backend, BackendId, Image, RuleDestination, RuleId, RuleTable, StatsId, SubsetId, SubsetMember, SubsetTable,
-        Vip, name_hash,
-    },
-    model::{Action, Cluster, ClusterName, Destination, Door, HashKey, Listener, Model, Rule, Target},
+    image::{BackendId, Image},
+    model::{Cluster, ClusterName, Model},
 };
 use ids::Ids;
 use lb_common::{flow::Family, table::Forwarding};
+use part::{ClusterPart, ListenerPart};
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
-    num::NonZeroU16,
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -36,19 +41,7 @@ pub struct Path {
 
 /// Compiles `model`. The numbers in `ids` are continued: an unchanged thing keeps its number.
 pub fn compile(model: &Model, host: &Host, ids: &mut Ids) -> Image {
-    for pool in [&mut ids.rules, &mut ids.subsets, &mut ids.destination_stats, &mut ids.backend_stats] {
-        pool.begin();
-    }
-    let mut compiler = Compiler { model, host, ids, image: Image::default(), subsets: BTreeMap::new() };
-    for (index, listener) in model.listeners.iter().enumerate() {
-        compiler.listener(index, listener);
-    }
-    let Compiler { image, ids, .. } = compiler;
-    for pool in [&mut ids.rules, &mut ids.subsets, &mut ids.destination_stats, &mut ids.backend_stats] {
-        pool.finish();
-    }
-    ids.backends.retain(|id| image.backends.contains_key(&BackendId(id)));
-    image
+    Compiler::default().compile(&Arc::new(model.clone()), &Arc::new(host.clone()), ids)
 }
 
 /// Addresses of every endpoint in `model`: those a [`Host`] should know the way to.
@@ -56,95 +49,157 @@ pub fn endpoint_addresses(model: &Model) -> BTreeSet<IpAddr> {
     model.clusters.values().flat_map(|cluster| cluster.endpoints.iter().map(|endpoint| endpoint.address)).collect()
 }
 
-struct Compiler<'a> {
-    model: &'a Model,
-    host: &'a Host,
-    ids: &'a mut Ids,
+/// What one revision needs to know of the one before. Blank, it compiles everything.
+#[derive(Debug, Default)]
+pub struct Compiler {
+    model: Arc<Model>,
+    host: Arc<Host>,
+    /// In the order of the model's listeners; one that has no table has a part too.
+    listeners: Vec<ListenerPart>,
+    /// By their keys.
+    clusters: HashMap<u64, ClusterPart>,
     image: Image,
-    subsets: BTreeMap<(&'a ClusterName, Family), SubsetId>,
 }
 
-impl<'a> Compiler<'a> {
-    fn listener(&mut self, index: usize, listener: &'a Listener) {
-        let Action::Tcp(rule) = &listener.action else {
+impl Compiler {
+    /// Compiles `model`, continuing the numbers in `ids`, which must be those of the last call.
+    pub fn compile(&mut self, model: &Arc<Model>, host: &Arc<Host>, ids: &mut Ids) -> Image {
+        let changed = self.changed(model, host);
+        let former = std::mem::take(&mut self.listeners);
+        let former = if self.host.addresses == host.addresses { former } else { Vec::new() };
+        (self.model, self.host) = (model.clone(), host.clone());
+        let stale = self.listeners(former, &changed, ids);
+        if stale.tables {
+            self.image.rules = self.listeners.iter().flat_map(|part| part.tables.iter().cloned()).collect();
+            ids.rules.keep(self.image.rules.keys().map(|id| id.0));
+            let destinations = self.image.rules.values().flat_map(|table| &table.destinations);
+            ids.destination_stats.keep(destinations.map(|destination| destination.stats.0));
+        }
+        if stale.places {
+            self.image.vips = self.listeners.iter().flat_map(|part| part.vips.iter().copied()).collect();
+            let parts = self.listeners.iter().enumerate();
+            self.image.listeners =
+                parts.flat_map(|(at, part)| part.tables.iter().map(move |(id, _)| (*id, at))).collect();
+        }
+        if stale.needs || !changed.is_empty() {
+            self.clusters(&changed, ids);
+        }
+        self.image.clone()
+    }
+
+    /// The clusters that are not what they were, or whose endpoints are reached in another way.
+    fn changed(&self, model: &Model, host: &Arc<Host>) -> HashSet<ClusterName> {
+        let glance = |a: &Arc<Cluster>, b: &Arc<Cluster>| Arc::ptr_eq(a, b);
+        let mut changed = differing(&self.model.clusters, &model.clusters, glance);
+        if !Arc::ptr_eq(&self.host, host) {
+            let paths: HashSet<IpAddr> = differing(&self.host.paths, &host.paths, |_, _| false);
+            let moved = |cluster: &Cluster| cluster.endpoints.iter().any(|endpoint| paths.contains(&endpoint.address));
+            if !paths.is_empty() {
+                let moved = model.clusters.iter().filter(|(_, cluster)| moved(cluster));
+                changed.extend(moved.map(|(name, _)| name.clone()));
+            }
+        }
+        changed
+    }
+
+    /// Brings the listeners' parts up to date, and says what of the image that makes stale.
+    fn listeners(&mut self, former: Vec<ListenerPart>, changed: &HashSet<ClusterName>, ids: &mut Ids) -> Stale {
+        // With nothing to continue, what `ids` has from elsewhere must be put in order too.
+        let mut stale = if former.is_empty() { Stale::ALL } else { Stale::default() };
+        let mut former = former.into_iter().peekable();
+        for listener in &self.model.listeners {
+            // Both lists are in the order of doors.
+            while former.next_if(|part| part.order(listener).is_lt()).is_some() {
+                stale = Stale::ALL;
+            }
+            let before = former.next_if(|part| part.order(listener).is_eq());
+            let part = match before {
+                Some(mut part) if part.is_of(listener) && part.is_complete(&self.model, changed) => {
+                    part.listener = listener.clone();
+                    part
+                }
+                before => {
+                    let part = ListenerPart::compile(listener, &self.model, &self.host, ids, before.as_ref());
+                    stale.note(before.as_ref(), &part);
+                    part
+                }
+            };
+            self.listeners.push(part);
+        }
+        if former.next().is_some() {
+            stale = Stale::ALL;
+        }
+        stale
+    }
+
+    /// Brings the clusters' parts up to date, and with them the image's subsets and backends.
+    fn clusters(&mut self, changed: &HashSet<ClusterName>, ids: &mut Ids) {
+        let mut former = std::mem::take(&mut self.clusters);
+        for need in self.listeners.iter().flat_map(|part| &part.needs) {
+            if self.clusters.contains_key(&need.key) {
+                continue;
+            }
+            let part = match former.remove(&need.key) {
+                Some(part) if !changed.contains(&need.name) => Some(part),
+                before => {
+                    let cluster = self.model.clusters.get(&need.name);
+                    cluster.map(|cluster| ClusterPart::compile(need, cluster, &self.host, ids, before.as_ref()))
+                }
+            };
+            self.clusters.extend(part.map(|part| (need.key, part)));
+        }
+        self.image.subsets = self.clusters.values().map(|part| part.table.clone()).collect();
+        self.image.backends = self.clusters.values().flat_map(|part| part.backends.iter().copied()).collect();
+        ids.subsets.keep(self.image.subsets.keys().map(|id| id.0));
+        ids.backend_stats.keep(self.image.backends.values().map(|backend| backend.stats.0));
+        ids.backends.retain(|id| self.image.backends.contains_key(&BackendId(id)));
+    }
+}
+
+/// Which of the image's tables must be put together anew.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stale {
+    /// The rules.
+    tables: bool,
+    /// The VIPs, and where the rules' listeners are.
+    places: bool,
+    /// The subsets and backends.
+    needs: bool,
+}
+
+impl Stale {
+    const ALL: Stale = Stale { tables: true, places: true, needs: true };
+
+    fn note(&mut self, before: Option<&ListenerPart>, after: &ListenerPart) {
+        let Some(before) = before else {
+            *self = Stale::ALL;
             return;
         };
-        let (addresses, port) = addresses(&listener.door, self.host);
-        for family in [Family::V4, Family::V6] {
-            let mut addresses = addresses.iter().filter(|address| family_of(address) == family).peekable();
-            if addresses.peek().is_none() {
-                continue;
-            }
-            let name: Arc<str> = format!("{} {family:?}", listener.door).into();
-            let id = self.rule(index, rule, family, name);
-            for address in addresses {
-                // Model keeps listeners in order of precedence: the first one that names an address has it.
-                self.image.vips.entry(Vip { address: *address, port }).or_insert(id);
-            }
-        }
-    }
-
-    fn rule(&mut self, listener: usize, rule: &'a Rule, family: Family, name: Arc<str>) -> RuleId {
-        let id = RuleId(self.ids.rules.id(name_hash(&name)));
-        let destinations =
-            rule.destinations.iter().map(|destination| self.destination(destination, family, &name)).collect();
-        let hash = match rule.hash {
-            HashKey::Flow => lb_common::flow::HashKey::Flow,
-            HashKey::SourceIp => lb_common::flow::HashKey::SourceIp,
-        };
-        self.image.rules.insert(id, RuleTable { name, hash, destinations, listener });
-        id
-    }
-
-    fn destination(&mut self, destination: &'a Destination, family: Family, rule: &str) -> RuleDestination {
-        let subset = match &destination.target {
-            Target::Cluster(cluster) => self.subset(cluster, family),
-            Target::Broken(_) => None,
-        };
-        let name: Arc<str> = match &destination.subset {
-            Some(subset) => format!("{}:{}/{subset}", destination.host, destination.port).into(),
-            None => format!("{}:{}", destination.host, destination.port).into(),
-        };
-        let stats = StatsId(self.ids.destination_stats.id(name_hash(&format!("{rule} {name}"))));
-        RuleDestination { name, weight: destination.weight, subset, stats }
-    }
-
-    fn subset(&mut self, name: &'a ClusterName, family: Family) -> Option<SubsetId> {
-        if let Some(id) = self.subsets.get(&(name, family)) {
-            return Some(*id);
-        }
-        let cluster = self.model.clusters.get(name)?;
-        let table = SubsetTable { name: format!("{name} {family:?}").into(), members: self.members(cluster, family) };
-        let id = SubsetId(self.ids.subsets.id(name_hash(&table.name)));
-        self.image.subsets.insert(id, table);
-        self.subsets.insert((name, family), id);
-        Some(id)
-    }
-
-    fn members(&mut self, cluster: &Cluster, family: Family) -> Vec<SubsetMember> {
-        let mut members = Vec::new();
-        for endpoint in cluster.endpoints.iter().filter(|endpoint| family_of(&endpoint.address) == family) {
-            let Some(path) = self.host.paths.get(&endpoint.address) else {
-                continue;
-            };
-            let address = SocketAddr::new(endpoint.address, endpoint.port.get());
-            let id = BackendId(self.ids.backends.id(address));
-            let stats = StatsId(self.ids.backend_stats.id(name_hash(&address.to_string())));
-            self.image
-                .backends
-                .insert(id, Backend { address, forwarding: path.forwarding, source: path.source, stats });
-            members.push(SubsetMember { backend: id, address, weight: endpoint.weight });
-        }
-        members
+        self.tables = true;
+        self.places |= before.vips != after.vips
+            || !before.tables.iter().map(|one| one.0).eq(after.tables.iter().map(|one| one.0));
+        self.needs |= before.needs != after.needs;
     }
 }
 
-fn addresses(door: &Door, host: &Host) -> (Vec<IpAddr>, NonZeroU16) {
-    match door {
-        Door::Gateway { bind: Some(address), port, .. } => (vec![*address], *port),
-        Door::Gateway { bind: None, port, .. } => (host.addresses.iter().copied().collect(), *port),
-        Door::Service { addresses, port, .. } => (addresses.clone(), *port),
+/// Keys that only one of two maps has, or whose values differ. `glance`: the two values are one and the same, and so are
+/// their keys.
+fn differing<K: Ord + Clone + std::hash::Hash, V: PartialEq>(
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+    glance: impl Fn(&V, &V) -> bool,
+) -> HashSet<K> {
+    let mut keys = HashSet::new();
+    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+    while let (Some((before, was)), Some((after, is))) = (old.peek(), new.peek()) {
+        let order = if glance(was, is) { Ordering::Equal } else { before.cmp(after) };
+        if order.is_ne() || !(glance(was, is) || was == is) {
+            keys.insert(if order.is_le() { (*before).clone() } else { (*after).clone() });
+        }
+        let _ = (order.is_le().then(|| old.next()), order.is_ge().then(|| new.next()));
     }
+    keys.extend(old.chain(new).map(|(key, _)| key.clone()));
+    keys
 }
 
 pub const fn family_of(address: &IpAddr) -> Family {

@@ -97,7 +97,7 @@ pub fn changes(old: Side<'_>, new: Side<'_>) -> Vec<Change> {
 
 /// Rules of both sides whose tables differ.
 pub fn rules(old: &Image, new: &Image) -> Vec<RuleChange> {
-    let by_name = |image: &'_ Image| -> BTreeMap<Arc<str>, RuleTable> {
+    let by_name = |image: &'_ Image| -> BTreeMap<Arc<str>, Arc<RuleTable>> {
         image.rules.values().map(|table| (table.name.clone(), table.clone())).collect()
     };
     let (before, after) = (by_name(old), by_name(new));
@@ -119,7 +119,7 @@ fn without_family(name: &str) -> &str {
 
 /// A listener's tables; destinations and weights are those of either family.
 fn listeners(image: &Image) -> BTreeMap<&str, &RuleTable> {
-    image.rules.values().map(|table| (without_family(&table.name), table)).collect()
+    image.rules.values().map(|table| (without_family(&table.name), &**table)).collect()
 }
 
 fn summary(table: &RuleTable) -> String {
@@ -137,7 +137,8 @@ fn whole(name: &str, side: Side<'_>, table: &RuleTable, before: Value, after: Va
 }
 
 fn listener_of<'a>(side: Side<'a>, table: &RuleTable) -> Option<&'a Listener> {
-    side.model?.listeners.get(table.listener)
+    let (id, _) = side.image.rules.iter().find(|(_, known)| std::ptr::eq(&***known, table))?;
+    side.model?.listeners.get(*side.image.listeners.get(id)?).map(|listener| &**listener)
 }
 
 fn rule_of<'a>(side: Side<'a>, table: &RuleTable) -> Option<&'a Rule> {

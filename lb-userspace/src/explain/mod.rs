@@ -263,11 +263,12 @@ pub fn walk<A: InMemory>(tables: &MemoryTables, from: SocketAddr, to: SocketAddr
 /// The listener that has the flow: the one whose VIP it is, else one whose traffic needs a proxy.
 fn listener<'a>(question: &Question<'a>, image: &Image, trace: &Trace) -> Option<&'a Listener> {
     let all = &question.model.listeners;
-    match trace.walk.and_then(|walk| image.rules.get(&walk.rule)) {
-        Some(table) => all.get(table.listener),
-        None => all
-            .iter()
-            .find(|listener| listener.action == Action::Proxy && accepts(&listener.door, question.host, question.to)),
+    let mut all = all.iter().map(|listener| &**listener);
+    match trace.walk.and_then(|walk| image.listeners.get(&walk.rule)) {
+        Some(at) => all.nth(*at),
+        None => {
+            all.find(|listener| listener.action == Action::Proxy && accepts(&listener.door, question.host, question.to))
+        }
     }
 }
 

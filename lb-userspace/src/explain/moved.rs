@@ -46,7 +46,7 @@ fn described<'a>(image: &Image, table: &'a RuleTable) -> (lb_common::flow::HashK
 
 /// `None`: it does not exist.
 fn members<'a>(image: &'a Image, destination: &RuleDestination) -> Option<&'a SubsetTable> {
-    image.subsets.get(&destination.subset?)
+    image.subsets.get(&destination.subset?).map(|table| &**table)
 }
 
 /// Position of the destination by slot, as the kernel reads it; one slot of nobody where there are none.

@@ -9,7 +9,7 @@ use crate::{
     },
 };
 use lb_common::{flow::HashKey, table::Forwarding};
-use std::{net::SocketAddr, num::NonZeroU16};
+use std::{net::SocketAddr, num::NonZeroU16, sync::Arc};
 use thiserror::Error;
 
 /// What a running agent has in force.
@@ -67,13 +67,13 @@ impl Running {
                     _ => return None,
                 };
                 let name = line.splitn(4, ' ').nth(3)?.into();
-                image.rules.insert(id, RuleTable { name, hash, destinations: Vec::new(), listener: usize::MAX });
+                image.rules.insert(id, Arc::new(RuleTable { name, hash, destinations: Vec::new() }));
                 *last = Last::Rule(id);
             }
             ["subset", id, ..] => {
                 let id = SubsetId(id.parse().ok()?);
                 let name = line.splitn(3, ' ').nth(2)?.into();
-                image.subsets.insert(id, SubsetTable { name, members: Vec::new() });
+                image.subsets.insert(id, Arc::new(SubsetTable { name, members: Vec::new() }));
                 *last = Last::Subset(id);
             }
             ["", "", "weight", weight, "broken", "stats", stats, name] => {
@@ -84,7 +84,7 @@ impl Running {
             }
             ["", "", "backend", id, "weight", weight, address] => {
                 let Last::Subset(subset) = last else { return None };
-                image.subsets.get_mut(subset)?.members.push(SubsetMember {
+                Arc::make_mut(image.subsets.get_mut(subset)?).members.push(SubsetMember {
                     backend: BackendId(id.parse().ok()?),
                     address: address.parse().ok()?,
                     weight: weight.parse().ok()?,
@@ -124,7 +124,8 @@ impl Last {
     ) -> Option<()> {
         let Last::Rule(rule) = self else { return None };
         let (weight, stats) = (weight.parse().ok()?, StatsId(stats.parse().ok()?));
-        image.rules.get_mut(rule)?.destinations.push(RuleDestination { name: name.into(), weight, subset, stats });
+        let table = Arc::make_mut(image.rules.get_mut(rule)?);
+        table.destinations.push(RuleDestination { name: name.into(), weight, subset, stats });
         Some(())
     }
 }

@@ -59,6 +59,7 @@ fn listeners(question: &Question<'_>, taken: Option<&Listener>, steps: &mut Vec<
         .model
         .listeners
         .iter()
+        .map(|listener| &**listener)
         .filter(|listener| taken.is_none_or(|taken| !std::ptr::eq(*listener, taken)))
         .collect();
     for listener in others.iter().take(NAMED) {

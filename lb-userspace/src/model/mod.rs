@@ -34,9 +34,10 @@ pub use parse::{Identity, Services, parse};
 /// Everything the configuration asks for, in a deterministic order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Model {
-    pub listeners: Vec<Listener>,
+    /// Sorted by door; shared between revisions in which they are the same.
+    pub listeners: Vec<Arc<Listener>>,
     /// Every cluster some destination names, also those without endpoints.
-    pub clusters: BTreeMap<ClusterName, Cluster>,
+    pub clusters: BTreeMap<ClusterName, Arc<Cluster>>,
 }
 
 /// Something clients connect to.

@@ -95,5 +95,6 @@ pub fn parse(specs: &Specs, identity: &Identity) -> (Model, Vec<Finding>) {
     let Output { mut listeners, clusters, mut findings, .. } = output;
     listeners.sort_by(|a, b| a.door.cmp(&b.door));
     finding::sort(&mut findings);
+    let listeners = listeners.into_iter().map(Arc::new).collect();
     (Model { listeners, clusters: clusters.into_map() }, findings)
 }

@@ -23,7 +23,7 @@ pub(super) type VirtualService = Arc<Object<istio::VirtualService>>;
 /// The clusters that destinations name, filled as they are named.
 pub(super) struct Clusters<'s> {
     workloads: &'s Workloads<'s>,
-    clusters: BTreeMap<ClusterName, Cluster>,
+    clusters: BTreeMap<ClusterName, Arc<Cluster>>,
     instances: HashMap<(Arc<str>, u16), Arc<[Instance]>>,
 }
 
@@ -32,11 +32,11 @@ impl<'s> Clusters<'s> {
         Clusters { workloads, clusters: BTreeMap::new(), instances: HashMap::new() }
     }
 
-    pub fn into_map(self) -> BTreeMap<ClusterName, Cluster> {
+    pub fn into_map(self) -> BTreeMap<ClusterName, Arc<Cluster>> {
         self.clusters
     }
 
-    pub fn names(&self) -> impl Iterator<Item = (&ClusterName, &Cluster)> {
+    pub fn names(&self) -> impl Iterator<Item = (&ClusterName, &Arc<Cluster>)> {
         self.clusters.iter()
     }
 
@@ -64,7 +64,7 @@ impl<'s> Clusters<'s> {
             Some(Endpoint { address: instance.address, port, weight: instance.weight })
         };
         let endpoints = instances.iter().filter(fits).filter_map(endpoint).collect();
-        self.clusters.insert(name.clone(), Cluster { endpoints, origin });
+        self.clusters.insert(name.clone(), Arc::new(Cluster { endpoints, origin }));
     }
 }
 

@@ -111,8 +111,8 @@ impl State {
     /// One entry a listener: its tables for IPv4 and IPv6 are one rule to the user.
     fn rules(&self) -> Result<Vec<RuleStatus>, MapsError> {
         let mut by_listener: BTreeMap<usize, Vec<&RuleTable>> = BTreeMap::new();
-        for table in self.image.rules.values() {
-            by_listener.entry(table.listener).or_default().push(table);
+        for (id, listener) in &self.image.listeners {
+            by_listener.entry(*listener).or_default().extend(self.image.rules.get(id).map(|table| &**table));
         }
         let mut rules = Vec::new();
         for (index, tables) in by_listener {

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{HashMap, MapData, MapError, ProgramArray};
@@ -142,11 +143,11 @@ impl Production {
             self.maps.apply(&Op::PutBackend(id, Backend { address: *address, forwarding, source, stats }))?;
             members.push(SubsetMember { backend: id, address: *address, weight: 1 });
         }
-        self.maps.apply(&Op::PutSubset(subset, SubsetTable { name: "bench".into(), members }))?;
+        self.maps.apply(&Op::PutSubset(subset, Arc::new(SubsetTable { name: "bench".into(), members })))?;
         let destination = RuleDestination { name: "all".into(), weight: 1, subset: Some(subset), stats: StatsId(0) };
         let hash = lb_common::flow::HashKey::Flow;
-        let table = RuleTable { name: "bench".into(), hash, destinations: vec![destination], listener: 0 };
-        self.maps.apply(&Op::PutRule(rule, table))?;
+        let table = RuleTable { name: "bench".into(), hash, destinations: vec![destination] };
+        self.maps.apply(&Op::PutRule(rule, Arc::new(table)))?;
         let port = NonZeroU16::new(PORT).context("no port")?;
         self.maps.apply(&Op::PutVip(Vip { address: vip, port }, rule))?;
         Ok(())

@@ -12,7 +12,7 @@ use lb_common::{
 };
 use meltemi::{
     agent::adopt,
-    compile::{Host, Path, compile, ids::Ids},
+    compile::{Compiler, Host, Path, compile, ids::Ids},
     dataplane::{
         Maps, MapsError, advance,
         kernel::Left,
@@ -158,12 +158,8 @@ impl Config {
                 hash: written.hash,
                 destinations: destinations.collect(),
             };
-            model.listeners.push(Listener {
-                door,
-                protocol: Protocol::Tcp,
-                action: Action::Tcp(rule),
-                origin: origin(),
-            });
+            let (protocol, action) = (Protocol::Tcp, Action::Tcp(rule));
+            model.listeners.push(Arc::new(Listener { door, protocol, action, origin: origin() }));
         }
         for (at, members) in self.clusters.iter().enumerate() {
             let endpoint = |(address, weight): (&IpAddr, &u32)| Endpoint {
@@ -172,7 +168,7 @@ impl Config {
                 weight: *weight,
             };
             let endpoints = members.iter().map(endpoint).collect();
-            model.clusters.insert(cluster_name(at), Cluster { endpoints, origin: origin() });
+            model.clusters.insert(cluster_name(at), Arc::new(Cluster { endpoints, origin: origin() }));
         }
         model
     }
@@ -353,6 +349,7 @@ fn left_vip<A: InMemory>(tables: &MemoryTables, vip: SocketAddr) -> Option<u32> 
 /// The agent without its kernel: what `Agent::put` does, step by step.
 struct Agent {
     tables: MemoryTables,
+    compiler: Compiler,
     ids: Ids,
     image: Image,
     next_backend: u32,
@@ -366,6 +363,7 @@ impl Agent {
     fn new() -> Agent {
         Agent {
             tables: MemoryTables::new(ARENA),
+            compiler: Compiler::default(),
             ids: Ids::default(),
             image: Image::default(),
             next_backend: 1,
@@ -379,10 +377,8 @@ impl Agent {
     fn put(&mut self, config: &Config, rng: &mut TestRng, percent: u32, tries: u32) -> Result<bool, String> {
         self.configs.push(config.clone());
         for _ in 0..tries {
-            let mut ids = self.ids.clone();
-            let image = compile(&config.model(), &config.host(), &mut ids);
-            self.next_backend = ids.backends.next();
-            self.ids = ids;
+            let image = self.compiler.compile(&Arc::new(config.model()), &Arc::new(config.host()), &mut self.ids);
+            self.next_backend = self.ids.backends.next();
             let plan = diff(&self.image, &image);
             let mut wrong = None;
             let (mut fresh, mut states) = (self.fresh, self.states);
@@ -415,6 +411,7 @@ impl Agent {
     }
 
     fn restart(&mut self) {
+        self.compiler = Compiler::default();
         (self.ids, self.image) = adopt(&left(&self.tables), self.next_backend);
     }
 }
@@ -474,8 +471,8 @@ fn run(steps: &[Step], percent: u32, rng: &mut TestRng) -> Result<u64, String> {
     let rules: BTreeSet<RuleId> = left.rules.iter().map(|(_, id)| *id).collect();
     let subsets: BTreeSet<SubsetId> = left.subsets.iter().map(|(_, id)| *id).collect();
     let image = &agent.image;
-    let same = vips == image.vips
-        && backends == image.backends
+    let same = vips.iter().eq(&image.vips)
+        && backends.iter().eq(&image.backends)
         && rules == image.rules.keys().copied().collect()
         && subsets == image.subsets.keys().copied().collect();
     if same { Ok(agent.states) } else { Err(format!("left over: {left:?}\nwanted:\n{image}")) }

@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use aya::Pod;
 use aya::maps::{HashMap, Map, MapData};
@@ -149,12 +149,11 @@ pub fn image() -> Image {
             image.vips.insert(vip, RuleId(number));
             image.rules.insert(
                 RuleId(number),
-                RuleTable {
+                Arc::new(RuleTable {
                     name: name.as_str().into(),
                     hash: HashKey::Flow,
                     destinations: vec![destination],
-                    listener: 0,
-                },
+                }),
             );
             let mut members = vec![];
             if let Some((net, host)) = place.backend() {
@@ -166,7 +165,7 @@ pub fn image() -> Image {
                 );
                 members.push(SubsetMember { backend, address, weight: 1 });
             }
-            image.subsets.insert(subset, SubsetTable { name: name.as_str().into(), members });
+            image.subsets.insert(subset, Arc::new(SubsetTable { name: name.as_str().into(), members }));
         }
     }
     image

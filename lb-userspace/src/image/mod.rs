@@ -1,9 +1,12 @@
 //! What every kernel table should hold for one revision. Tables are described here, not yet filled: two images can be
 //! compared without touching a slot. Comes only from `compile`; its `Display` is the golden files' format.
 
+mod sorted;
+
+pub use sorted::{Changes, Sorted};
+
 use lb_common::{flow::HashKey, table::Forwarding};
 use std::{
-    collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
     num::NonZeroU16,
@@ -32,10 +35,12 @@ pub struct Vip {
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Image {
-    pub vips: BTreeMap<Vip, RuleId>,
-    pub rules: BTreeMap<RuleId, RuleTable>,
-    pub subsets: BTreeMap<SubsetId, SubsetTable>,
-    pub backends: BTreeMap<BackendId, Backend>,
+    pub vips: Sorted<Vip, RuleId>,
+    pub rules: Sorted<RuleId, Arc<RuleTable>>,
+    pub subsets: Sorted<SubsetId, Arc<SubsetTable>>,
+    pub backends: Sorted<BackendId, Backend>,
+    /// Position of each rule's listener in the model it was compiled from. Not part of what the kernel holds.
+    pub listeners: Sorted<RuleId, usize>,
 }
 
 /// Level 1 of one rule.
@@ -45,8 +50,6 @@ pub struct RuleTable {
     pub name: Arc<str>,
     pub hash: HashKey,
     pub destinations: Vec<RuleDestination>,
-    /// Position of the rule's listener in the model it was compiled from. Not part of what the kernel holds.
-    pub listener: usize,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -81,13 +84,6 @@ pub struct Backend {
     /// This host's address towards it.
     pub source: IpAddr,
     pub stats: StatsId,
-}
-
-impl RuleTable {
-    /// Whether the kernel's table is the same; where the rule was written down does not matter to it.
-    pub fn same_table(&self, other: &RuleTable) -> bool {
-        self.name == other.name && self.hash == other.hash && self.destinations == other.destinations
-    }
 }
 
 /// The 64-bit hash by which names are known in kernel tables (FNV-1a, mixed).

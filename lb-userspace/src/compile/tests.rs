@@ -1,0 +1,138 @@
+//! Compiling a change gives what compiling everything gives.
+
+use super::*;
+use crate::model::{
+    Action, Destination, Door, Endpoint, HashKey, Listener, ObjectName, Origin, Protocol, Rule, Target,
+};
+use proptest::prelude::*;
+use std::{net::Ipv4Addr, num::NonZeroU16};
+
+/// A listener by its port, with the weight, cluster and presence of each destination.
+type Said = BTreeMap<u16, Vec<(u32, u8)>>;
+/// Endpoints of each cluster by their last byte.
+type Endpoints = BTreeMap<u8, BTreeSet<u8>>;
+
+#[derive(Clone, Debug)]
+struct Case {
+    listeners: Said,
+    clusters: Endpoints,
+    own: u8,
+    /// Endpoints without a route, and those behind another address.
+    lost: BTreeSet<u8>,
+    moved: BTreeSet<u8>,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    use proptest::collection::{btree_map, btree_set, vec};
+    let listeners = btree_map(1u16..6, vec((0u32..3, 0u8..5), 1..4), 0..6);
+    let clusters = btree_map(0u8..5, btree_set(0u8..8, 0..4), 0..6);
+    (listeners, clusters, 1u8..3, btree_set(0u8..8, 0..2), btree_set(0u8..8, 0..2))
+        .prop_map(|(listeners, clusters, own, lost, moved)| Case { listeners, clusters, own, lost, moved })
+}
+
+fn origin() -> Origin {
+    Origin { file: "test.yaml".into(), line: 1, column: 1 }
+}
+
+fn cluster(number: u8) -> ClusterName {
+    ClusterName { host: format!("host-{number}").into(), subset: None, port: 80 }
+}
+
+fn address(last: u8) -> IpAddr {
+    Ipv4Addr::new(10, 1, 0, last).into()
+}
+
+impl Case {
+    fn model(&self) -> Model {
+        let listener = |(port, said): (&u16, &Vec<(u32, u8)>)| {
+            let destinations = said.iter().map(|(weight, number)| {
+                let name = cluster(*number);
+                Destination {
+                    host: name.host.clone(),
+                    subset: None,
+                    port: 80,
+                    weight: *weight,
+                    target: Target::Cluster(name),
+                    origin: origin(),
+                }
+            });
+            let gateway = ObjectName { namespace: "a".into(), name: "b".into() };
+            Arc::new(Listener {
+                door: Door::Gateway { gateway, bind: None, port: NonZeroU16::new(*port).unwrap() },
+                protocol: Protocol::Tcp,
+                action: Action::Tcp(Rule {
+                    virtual_service: None,
+                    index: 0,
+                    match_index: None,
+                    origin: origin(),
+                    hash: HashKey::Flow,
+                    destinations: destinations.collect(),
+                }),
+                origin: origin(),
+            })
+        };
+        let endpoint = |last: &u8| Endpoint { address: address(*last), port: NonZeroU16::MIN, weight: 1 };
+        let filled = |(number, endpoints): (&u8, &BTreeSet<u8>)| {
+            let endpoints = endpoints.iter().map(endpoint).collect();
+            (cluster(*number), Arc::new(Cluster { endpoints, origin: origin() }))
+        };
+        Model {
+            listeners: self.listeners.iter().map(listener).collect(),
+            clusters: self.clusters.iter().map(filled).collect(),
+        }
+    }
+
+    fn host(&self) -> Host {
+        let reached = (0..8).filter(|last| !self.lost.contains(last));
+        let path = |last: u8| {
+            let source = Ipv4Addr::new(10, 1, 1, u8::from(self.moved.contains(&last))).into();
+            (address(last), Path { source, forwarding: Forwarding::Snat })
+        };
+        let own = (1..=self.own).map(|last| Ipv4Addr::new(10, 0, 0, last).into());
+        Host { addresses: own.collect(), paths: reached.map(path).collect() }
+    }
+}
+
+/// `new` with everything of `old` shared that is the same, as a parser that keeps its results would.
+fn shared(new: Model, old: &Model) -> Model {
+    let listener = |new: Arc<Listener>| old.listeners.iter().find(|old| **old == new).cloned().unwrap_or(new);
+    let cluster = |(name, new): (ClusterName, Arc<Cluster>)| {
+        let old = old.clusters.get(&name).filter(|old| **old == new).cloned();
+        (name, old.unwrap_or(new))
+    };
+    Model {
+        listeners: new.listeners.into_iter().map(listener).collect(),
+        clusters: new.clusters.into_iter().map(cluster).collect(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn a_kept_compiler_gives_what_a_blank_one_gives(cases in proptest::collection::vec((case(), any::<[bool; 4]>()), 1..8)) {
+        let (mut compiler, mut ids) = (Compiler::default(), Ids::default());
+        let (mut model, mut host) = (Arc::new(Model::default()), Arc::new(Host::default()));
+        let mut last: Option<Case> = None;
+        for (mut case, [listeners, clusters, places, share]) in cases {
+            // Most steps change one thing only.
+            if let Some(last) = &last {
+                if listeners { case.listeners = last.listeners.clone() }
+                if clusters { case.clusters = last.clusters.clone() }
+                if places { (case.own, case.lost, case.moved) = (last.own, last.lost.clone(), last.moved.clone()) }
+            }
+            let next = case.model();
+            model = Arc::new(if share { shared(next, &model) } else { next });
+            if *host != case.host() {
+                host = Arc::new(case.host());
+            }
+            let mut blank = ids.clone();
+            let whole = compile(&model, &host, &mut blank);
+            let image = compiler.compile(&model, &host, &mut ids);
+            prop_assert_eq!(&image, &whole);
+            prop_assert_eq!(&ids, &blank);
+            ids.settle();
+            last = Some(case);
+        }
+    }
+}
