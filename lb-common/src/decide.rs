@@ -50,7 +50,7 @@ pub fn settled<A: Address, T: Tables<A>>(tables: &T, segment: &Segment<A>, entry
     !segment.has(tcp::SYN | tcp::FIN | tcp::RST)
         && entry.state.steady()
         && tables.now().wrapping_sub(entry.seen) < tables.settings().refresh
-        && entry.hop.ifindex != 0
+        && entry.hop.ready()
         && segment.wire_len <= entry.mtu
 }
 
@@ -65,8 +65,8 @@ fn known<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdic
         };
     }
     packet.to = packet.here.entry.to;
-    if !next_hop(tables, packet) {
-        return Verdict::Drop(Reason::DropNoRoute);
+    if let Err(reason) = next_hop(tables, packet, (packet.here.entry.hop, packet.here.entry.mtu)) {
+        return Verdict::Drop(reason);
     }
     refresh(tables, packet);
     if packet.segment.wire_len > packet.mtu {
@@ -103,8 +103,8 @@ fn refresh<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) {
 #[inline(never)]
 fn handshake<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict {
     packet.to = packet.here.entry.to;
-    if !next_hop(tables, packet) {
-        return Verdict::Drop(Reason::DropNoRoute);
+    if let Err(reason) = next_hop(tables, packet, (packet.here.entry.hop, packet.here.entry.mtu)) {
+        return Verdict::Drop(reason);
     }
     let reverse = packet.to.reverse();
     let expect = packet.segment.seq.wrapping_add(1);
@@ -189,8 +189,8 @@ fn open<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict
         sport: packet.segment.tuple.sport,
         dport: packet.pick.backend.port,
     };
-    if !next_hop(tables, packet) {
-        return Verdict::Drop(Reason::DropNoRoute);
+    if let Err(reason) = next_hop(tables, packet, (Hop::default(), 0)) {
+        return Verdict::Drop(reason);
     }
     // A SYN may carry data (RFC 7413).
     if packet.segment.wire_len > packet.mtu {
@@ -265,13 +265,15 @@ fn claim<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Result
     Ok(false)
 }
 
-/// Finds the way towards `packet.to`; a blank hop where the neighbour is not known. False: there is no way.
+/// Finds the way towards `packet.to`; `last` is the one taken so far, with its MTU.
 #[inline(always)]
-fn next_hop<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> bool {
+fn next_hop<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>, last: (Hop, u16)) -> Result<(), Reason> {
     (packet.hop, packet.mtu) = match tables.route(&packet.to.src, &packet.to.dst) {
         Route::Hop(hop, mtu) => (hop, mtu),
-        Route::NoNeighbour => (Hop::default(), u16::MAX),
-        Route::None => return false,
+        Route::Unmet(ifindex) => (Hop::unmet(ifindex), u16::MAX),
+        Route::Refused if last.0.ready() => last,
+        Route::Refused => return Err(Reason::DropLookup),
+        Route::None => return Err(Reason::DropNoRoute),
     };
-    true
+    Ok(())
 }

@@ -34,6 +34,12 @@ pub trait Frame {
     /// Cuts the frame to `len` bytes.
     fn truncate(&mut self, len: usize) -> Option<()>;
 
+    /// Prepares the frame for the host's neighbour table, where that is another program's to ask: it must find `ifindex` in
+    /// the frame.
+    fn hand_over(&mut self, _ifindex: u32) -> Option<()> {
+        Some(())
+    }
+
     /// Corrects the transport checksum at `at` for bytes that have just changed. Senders may leave the completion of a
     /// checksum to hardware, so that the field holds no more than the pseudo header's sum; an implementer that can meet
     /// such frames must tell them apart.

@@ -46,7 +46,8 @@ pub fn process<A: Family, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T, pac
     };
     packet.hop = match tables.route(&packet.to.src, &packet.to.dst) {
         Route::Hop(hop, _) => hop,
-        Route::NoNeighbour => Hop::default(),
+        Route::Unmet(ifindex) => Hop::unmet(ifindex),
+        Route::Refused => return Outcome::drop(Reason::DropLookup),
         Route::None => return Outcome::drop(Reason::DropNoRoute),
     };
     match translate(frame, packet, quoted) {

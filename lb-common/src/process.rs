@@ -12,7 +12,7 @@ use crate::{
     parse::{self, Fragment, Ip, Network, Room},
     reject::{self, Answer},
     rewrite::{Family, rewrite},
-    table::{FragmentKey, FragmentPorts, Hop, PortUse, Tables},
+    table::{FragmentKey, FragmentPorts, Hop, PortUse, Tables, Way},
     verdict::{Action, Outcome, Reason, Verdict},
     wire::{Be16, Be32, Mac, protocol, tcp},
 };
@@ -69,7 +69,7 @@ fn fast_ip<A: Family, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T, at: usi
     }
     tables.count_backend(entry.backend_stats, entry.side, segment.ip_len as u64);
     Some(match rewrite(frame, &ip, &segment.tuple, &entry.to) {
-        Ok(()) => send(frame, &entry.hop, Reason::ForwardFlow),
+        Ok(()) => launch(frame, &entry.hop, Reason::ForwardFlow),
         Err(reason) => Outcome::drop(reason),
     })
 }
@@ -155,12 +155,23 @@ fn reflect(written: Option<()>, reason: Reason) -> Outcome {
     }
 }
 
-/// Sets the link addresses and sends, or leaves the rewritten packet to the host where the neighbour is not known.
+/// Sends as far as the way is known. A packet from an address of the host's own would be refused by the host's routing, so
+/// it must never be left to it for want of a link address.
 #[inline(always)]
 pub(crate) fn send<F: Frame>(frame: &mut F, hop: &Hop, reason: Reason) -> Outcome {
-    if hop.ifindex == 0 {
-        return Outcome::pass(Reason::PassRewritten);
+    match hop.way() {
+        Way::Unknown => Outcome::drop(Reason::DropNoRoute),
+        Way::Unmet(ifindex) => match frame.hand_over(ifindex) {
+            Some(()) => Outcome::meet(ifindex, Reason::ForwardNeighbour),
+            None => Outcome::drop(Reason::DropNeighbour),
+        },
+        Way::Ready(_) => launch(frame, hop, reason),
     }
+}
+
+/// Sets the link addresses of a hop that is ready, and sends.
+#[inline(always)]
+fn launch<F: Frame>(frame: &mut F, hop: &Hop, reason: Reason) -> Outcome {
     match frame.store::<[Mac; 2]>(0, [hop.destination, hop.source]) {
         Some(()) => Outcome::send(hop.ifindex, reason),
         None => Outcome::drop(Reason::DropRewrite),

@@ -11,9 +11,10 @@ use crate::{
     packet::Packet,
     wire::{Be16, Mac},
 };
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of everything in this file. An agent that finds another one pinned refuses to touch it.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Key of a VIP: what clients connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,13 +52,71 @@ pub enum Forwarding {
     Dnat = 1,
 }
 
-/// Where a frame leaves: what `bpf_fib_lookup` answered. `ifindex` 0: not known.
+/// Where a frame leaves: what `bpf_fib_lookup` answered. See [`Hop::way`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Hop {
+    /// 0: not known. Interface numbers are below 2^31.
     pub ifindex: u32,
     pub destination: Mac,
     pub source: Mac,
+}
+
+/// How much of the way out is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Nothing.
+    Unknown,
+    /// The interface, but not the next hop's link address.
+    Unmet(u32),
+    Ready(u32),
+}
+
+impl Hop {
+    /// Set in `ifindex` while the link address is not known.
+    const UNMET: u32 = 1 << 31;
+
+    pub const fn unmet(ifindex: u32) -> Self {
+        Self { ifindex: ifindex | Self::UNMET, destination: Mac([0; 3]), source: Mac([0; 3]) }
+    }
+
+    /// Whether a frame can be sent with what is known.
+    #[inline(always)]
+    pub const fn ready(&self) -> bool {
+        self.ifindex as i32 > 0
+    }
+
+    #[inline(always)]
+    pub const fn way(&self) -> Way {
+        match self.ifindex {
+            0 => Way::Unknown,
+            ifindex if ifindex & Self::UNMET != 0 => Way::Unmet(ifindex & !Self::UNMET),
+            ifindex => Way::Ready(ifindex),
+        }
+    }
+}
+
+/// What an XDP program writes in front of a frame that it leaves to the program behind it, the only one of the two that can
+/// ask the host for a link address. Metadata never comes from a wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Handover {
+    mark: u32,
+    ifindex: u32,
+}
+
+impl Handover {
+    const MARK: u32 = u32::from_ne_bytes(*b"mltm");
+
+    pub const fn new(ifindex: u32) -> Self {
+        Self { mark: Self::MARK, ifindex }
+    }
+
+    /// The interface to leave by; `None` where these bytes are somebody else's.
+    #[inline(always)]
+    pub const fn ifindex(self) -> Option<u32> {
+        if self.mark == Self::MARK { Some(self.ifindex) } else { None }
+    }
 }
 
 /// Which end of a flow sent the packets that an entry is about.
@@ -238,8 +297,11 @@ pub fn endpoint_hash<A: Address>(address: &A, port: Be16) -> u16 {
 pub enum Route {
     /// With the route's MTU in bytes of IP.
     Hop(Hop, u16),
-    /// The route is there but the neighbour's link address is not known yet.
-    NoNeighbour,
+    /// The way is by this interface, but the next hop's link address is not known yet.
+    Unmet(u32),
+    /// The host answers no lookups: somebody turned off forwarding for the loopback interface.
+    Refused,
+    /// None that a program can take: also where the destination is the host itself, or the route has a tunnel of its own.
     None,
 }
 

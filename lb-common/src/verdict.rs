@@ -31,8 +31,9 @@ reasons! {
     PassAddress = "pass.address", "a listener's port on an address that is no VIP, or a reply of no flow";
     PassFragment = "pass.fragment", "a later fragment whose first fragment was not seen";
     PassIcmp = "pass.icmp", "an ICMP message that is no error about one of our flows";
-    PassRewritten = "pass.rewritten", "rewritten and left to the host to send: the next hop's link address is not known yet";
-    DropNoRoute = "drop.no-route", "the host has no route to the rewritten destination";
+    DropNoRoute = "drop.no-route", "the host has no route to the rewritten destination that a program can take";
+    DropLookup = "drop.lookup-refused", "the host answers no route lookups: forwarding is off for its loopback interface";
+    DropNeighbour = "drop.neighbour", "the next hop's link address is not known and this interface's driver cannot hand the packet to the host";
     DropTtl = "drop.ttl", "time to live ran out";
     DropReset = "drop.reset", "a RST for a flow that is not known";
     DropRewrite = "drop.rewrite", "the frame could not be rewritten";
@@ -46,6 +47,7 @@ reasons! {
     ForwardHandshake = "forward.handshake", "handshake of a flow";
     ForwardFlow = "forward.flow", "packet of an established flow";
     ForwardIcmp = "forward.icmp", "ICMP error about a flow, translated";
+    ForwardNeighbour = "forward.neighbour", "sent through the host's neighbour table, which asks for the next hop's link address";
     ReplyTooBig = "reply.too-big", "larger than the next hop's MTU; answered with ICMP";
 }
 
@@ -73,6 +75,8 @@ pub enum Action {
     Reflect,
     /// Out of the interface with this index; the link addresses are already set.
     Send(u32),
+    /// Out of the interface with this index, by the host's neighbour table.
+    Meet(u32),
 }
 
 /// An action and its reason in one register: a BPF function cannot return more without the stack.
@@ -86,6 +90,7 @@ impl Outcome {
     const DROP: u64 = 1;
     const REFLECT: u64 = 2;
     const SEND: u64 = 3;
+    const MEET: u64 = 4;
 
     #[inline(always)]
     pub const fn pass(reason: Reason) -> Self {
@@ -108,11 +113,17 @@ impl Outcome {
     }
 
     #[inline(always)]
+    pub const fn meet(ifindex: u32, reason: Reason) -> Self {
+        Self(Self::MEET | (reason as u64) << 8 | (ifindex as u64) << 32)
+    }
+
+    #[inline(always)]
     pub const fn action(self) -> Action {
-        match self.0 & 3 {
+        match self.0 & 7 {
             Self::PASS => Action::Pass,
             Self::DROP => Action::Drop,
             Self::REFLECT => Action::Reflect,
+            Self::MEET => Action::Meet((self.0 >> 32) as u32),
             _ => Action::Send((self.0 >> 32) as u32),
         }
     }

@@ -4,8 +4,8 @@ use crate::maps;
 use aya_ebpf::{
     bindings::{BPF_F_PSEUDO_HDR, xdp_md},
     helpers::generated::{
-        bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_xdp_adjust_tail,
-        bpf_xdp_get_buff_len,
+        bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_tail, bpf_xdp_adjust_meta,
+        bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
     },
     programs::{TcContext, XdpContext},
 };
@@ -13,6 +13,7 @@ use core::{arch::asm, marker::PhantomData, ptr};
 use lb_common::{
     checksum::{self, Sum},
     frame::{Frame, TransportChange},
+    table::Handover,
     wire::Be16,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -112,6 +113,19 @@ impl<C: Checksums> Frame for XdpFrame<'_, C> {
         let by = len as i32 - self.len() as i32;
         // SAFETY: the context is the one this program was called with; packet pointers are read anew at each access.
         (unsafe { bpf_xdp_adjust_tail(self.ctx.ctx, by) } == 0).then_some(())
+    }
+
+    /// Some drivers keep no metadata; the helper refuses there.
+    #[inline(always)]
+    fn hand_over(&mut self, ifindex: u32) -> Option<()> {
+        // SAFETY: the context is the one this program was called with; packet pointers are read anew at each access.
+        if unsafe { bpf_xdp_adjust_meta(self.ctx.ctx, -(size_of::<Handover>() as i32)) } != 0 {
+            return None;
+        }
+        let handover = within::<Handover>(self.ctx.metadata(), self.ctx.data(), 0)?;
+        // SAFETY: `within` checked the bytes against the start of the frame.
+        unsafe { ptr::write_unaligned(handover, Handover::new(ifindex)) };
+        Some(())
     }
 
     #[inline(always)]
@@ -324,6 +338,23 @@ impl Frame for TcFrame<'_> {
 pub fn redirect(ifindex: u32) -> i64 {
     // SAFETY: takes plain numbers.
     unsafe { bpf_redirect(ifindex, 0) }
+}
+
+/// Out of an interface by the host's own routes and neighbours, which asks for a link address where it is not known.
+#[inline(always)]
+pub fn redirect_by_neighbour(ifindex: u32) -> i64 {
+    // SAFETY: without parameters the kernel looks the next hop up itself.
+    unsafe { bpf_redirect_neigh(ifindex, ptr::null_mut(), 0, 0) }
+}
+
+/// The interface by which an XDP program wants the packet to leave.
+#[inline(always)]
+pub fn handed_over(ctx: &TcContext) -> Option<u32> {
+    // SAFETY: the context is the one this program was called with.
+    let (meta, data) = unsafe { ((*ctx.skb.skb).data_meta as usize, (*ctx.skb.skb).data as usize) };
+    let handover = within::<Handover>(meta, data, 0)?;
+    // SAFETY: `within` checked the bytes against the start of the frame; the type takes any bytes.
+    unsafe { ptr::read_unaligned(handover) }.ifindex()
 }
 
 /// The interface a packet came in on.

@@ -1,5 +1,6 @@
 //! The ingress programs, a fast and a slow one each for native XDP, generic XDP and TC. They differ only in how a frame is
-//! reached and sent. The slow ones are tail-called: a tail call starts with an empty stack.
+//! reached and sent. The slow ones are tail-called: a tail call starts with an empty stack. Behind the XDP ones stands `meet`,
+//! in TC, which sends what they could not for want of a link address.
 
 use crate::{
     ctx::{self, Generic, Native, TcFrame, XdpFrame},
@@ -72,6 +73,15 @@ pub fn ingress_tc_slow(ctx: TcContext) -> i32 {
     tc_verdict(&ctx, action)
 }
 
+/// Sends what an XDP program in front has rewritten and handed over; all else goes its way.
+#[classifier]
+pub fn meet(ctx: TcContext) -> i32 {
+    match ctx::handed_over(&ctx) {
+        Some(ifindex) => ctx::redirect_by_neighbour(ifindex) as i32,
+        None => TC_ACT_UNSPEC,
+    }
+}
+
 /// Run by the agent to learn what the kernel's clock shows and how fast it ticks; never attached.
 #[classifier]
 pub fn clock(_ctx: TcContext) -> i32 {
@@ -82,7 +92,8 @@ pub fn clock(_ctx: TcContext) -> i32 {
 #[inline(always)]
 fn xdp_verdict(ctx: &XdpContext, action: Action) -> u32 {
     match action {
-        Action::Pass => xdp_action::XDP_PASS,
+        // `meet` takes over what was prepared for it.
+        Action::Pass | Action::Meet(_) => xdp_action::XDP_PASS,
         Action::Drop => xdp_action::XDP_DROP,
         Action::Reflect => xdp_action::XDP_TX,
         Action::Send(ifindex) if ifindex as usize == ctx.ingress_ifindex() => xdp_action::XDP_TX,
@@ -98,5 +109,6 @@ fn tc_verdict(ctx: &TcContext, action: Action) -> i32 {
         Action::Drop => TC_ACT_SHOT,
         Action::Reflect => ctx::redirect(ctx::ifindex(ctx)) as i32,
         Action::Send(ifindex) => ctx::redirect(ifindex) as i32,
+        Action::Meet(ifindex) => ctx::redirect_by_neighbour(ifindex) as i32,
     }
 }

@@ -4,8 +4,8 @@ use crate::ctx::Summing;
 use aya_ebpf::{
     EbpfContext,
     bindings::{
-        BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST,
-        bpf_fib_lookup as FibLookup,
+        BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH,
+        BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup as FibLookup,
     },
     cty::c_void,
     helpers::generated::{bpf_fib_lookup, bpf_jiffies64, bpf_ktime_get_ns},
@@ -353,8 +353,11 @@ impl<A: Maps> Tables<A> for Kernel {
             // SAFETY: after success the union holds the MTU.
             return Route::Hop(hop, unsafe { lookup.__bindgen_anon_1.mtu_result });
         }
-        // Also for a local destination or a tunnel the host knows better; only "no route at all" is final.
-        if result == BPF_FIB_LKUP_RET_NO_NEIGH as i64 || result > 3 { Route::NoNeighbour } else { Route::None }
+        match result as u32 {
+            BPF_FIB_LKUP_RET_NO_NEIGH => Route::Unmet(lookup.ifindex),
+            BPF_FIB_LKUP_RET_FWD_DISABLED => Route::Refused,
+            _ => Route::None,
+        }
     }
 
     #[inline(always)]

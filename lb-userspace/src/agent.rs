@@ -107,6 +107,10 @@ const UPKEEP: Duration = Duration::from_secs(5);
 /// Upkeep takes at most one part in this of the agent's time, however large the tables are.
 const UPKEEP_SHARE: u32 = 50;
 
+/// Time between two looks at whether the host answers route lookups. Who sets `net.ipv6.conf.all.forwarding` sets it for the
+/// loopback interface too, and new flows find no way until that is undone.
+const LOOKUPS: Duration = Duration::from_millis(500);
+
 /// Time for a burst of news about interfaces to end.
 const SETTLE: Duration = Duration::from_millis(200);
 
@@ -129,6 +133,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
     let mut news = News::open()?;
     let mut next = tokio::time::Instant::now() + UPKEEP;
+    let mut lookups = tokio::time::interval(LOOKUPS);
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -139,6 +144,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
                 Change::Forgotten { ifindex, neighbour } => agent.network.meet(ifindex, neighbour).await,
                 Change::Up { .. } => next = next.min(tokio::time::Instant::now() + SETTLE),
             },
+            _ = lookups.tick() => agent.keep_lookups(),
             _ = tokio::time::sleep_until(next) => {
                 let start = tokio::time::Instant::now();
                 agent.upkeep().await;
@@ -302,7 +308,7 @@ impl Agent {
         let unreachable: BTreeSet<IpAddr> =
             endpoints.into_iter().filter(|endpoint| !host.paths.contains_key(endpoint)).collect();
         for endpoint in unreachable.difference(&self.unreachable) {
-            tracing::warn!("no route to endpoint {endpoint}: it is left out");
+            tracing::warn!("no route to endpoint {endpoint}, or it is this host itself: it is left out");
         }
         self.unreachable = unreachable;
         let image = self.compiler.compile(&model, &Arc::new(host), &mut self.ids);
@@ -332,6 +338,21 @@ impl Agent {
             }
         }
         self.state(|state| state.findings = findings.to_vec());
+    }
+
+    /// Has the host answer route lookups again where somebody turned that off.
+    fn keep_lookups(&self) {
+        let kept = host::allow_lookups().map_err(AgentError::from).and_then(|changed| {
+            if changed == 0 {
+                return Ok(());
+            }
+            tracing::warn!("forwarding was turned off for the loopback interface, which route lookups need: on again");
+            self.state(|state| state.maps.set_meta(Meta::Forwarding, changed | state.maps.meta(Meta::Forwarding)?))?;
+            Ok(())
+        });
+        if let Err(error) = kept {
+            tracing::warn!("{error}");
+        }
     }
 
     /// Removes flows that ended, follows changes of addresses and routes, and puts programs on interfaces that came back.

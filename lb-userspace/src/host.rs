@@ -204,7 +204,7 @@ impl Network {
         Ok(addresses)
     }
 
-    /// `None`: there is no route.
+    /// `None`: there is no route that leads out of this host.
     async fn way(&self, to: IpAddr) -> Result<Option<Way>, HostError> {
         let message: RouteMessage = match to {
             IpAddr::V4(to) => RouteMessageBuilder::<std::net::Ipv4Addr>::new().destination_prefix(to, 32).build(),
@@ -216,7 +216,8 @@ impl Network {
             Ok(None) | Err(rtnetlink::Error::NetlinkError(_)) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        if matches!(route.header.kind, RouteType::Unreachable | RouteType::BlackHole | RouteType::Prohibit) {
+        // The data path sees what comes in from outside, and a local endpoint's answers do not.
+        if route.header.kind != RouteType::Unicast {
             return Ok(None);
         }
         let (mut ifindex, mut gateway, mut source) = (None, None, None);

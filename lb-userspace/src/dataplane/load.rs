@@ -19,6 +19,7 @@ use aya::{
 use lb_common::table::LAYOUT;
 use std::{
     fs, io,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 use thiserror::Error;
@@ -104,6 +105,25 @@ pub enum LoadError {
 const OTHER_MAPS: [&str; 9] =
     ["SETTINGS", "META", "COUNTERS", "CLOCK", "SCRATCH4", "SCRATCH6", "SUMMING", "SLOW_XDP", "SLOW_TC"];
 
+/// The program behind those of XDP, and the kind of its links.
+const MEET: &str = "meet";
+
+/// Where a program is attached.
+#[derive(Clone, Copy)]
+enum Hook {
+    Xdp(XdpMode),
+    Tcx,
+}
+
+/// Why a program is not on an interface.
+#[derive(Debug, Error)]
+enum HoldError {
+    #[error("another XDP program is there")]
+    Foreign,
+    #[error("{0}")]
+    Failed(String),
+}
+
 /// Loaded programs. Dropping it detaches nothing: links are pinned.
 pub struct Loaded {
     ebpf: Ebpf,
@@ -126,7 +146,7 @@ impl Loaded {
         pins.prepare()?;
         let sizes = limits.sizes();
         check_pinned(pins, &sizes)?;
-        let paths: Vec<(&str, std::path::PathBuf)> =
+        let paths: Vec<(&str, PathBuf)> =
             sizes.iter().map(|size| size.map).chain(OTHER_MAPS).map(|map| (map, pins.map(map))).collect();
         let mut loader = EbpfLoader::new();
         loader.verifier_log_level(VerifierLogLevel::empty());
@@ -166,6 +186,13 @@ impl Loaded {
             }
             .map_err(|source| refused(name, source))?;
         }
+        if mode != Mode::Tc {
+            match self.tc(MEET)?.load() {
+                // By the other XDP mode.
+                Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
+                Err(source) => return Err(refused(MEET, source)),
+            }
+        }
         let (array, position) = mode.slow_slot();
         let program = self
             .ebpf
@@ -193,65 +220,81 @@ impl Loaded {
 
     /// Attaches to an interface, or puts this version of the program in the place of the former one.
     pub fn attach(&mut self, interface: &str, mode: Mode) -> Result<(), LoadError> {
-        let pin = self.link_pin(interface, mode);
-        let failed = |reason: String| LoadError::Attach { interface: interface.to_owned(), mode, reason };
-        let link: FdLink = match PinnedLink::from_pin(&pin) {
-            Ok(old) => match self.replace(old, mode) {
-                Ok(()) => return Ok(()),
-                // The interface was deleted, and perhaps made anew: the pinned link leads nowhere.
-                Err(error) if os_error(&error) == Some(libc::ENOLINK) => {
-                    let _ = fs::remove_file(&pin);
-                    self.attach_new(interface, mode)?
-                }
-                Err(error) => return Err(failed(error.to_string())),
-            },
-            Err(_) => self.attach_new(interface, mode)?,
+        let (fast, _) = mode.programs();
+        let hook = match mode {
+            Mode::Xdp => Hook::Xdp(XdpMode::Driver),
+            Mode::XdpGeneric => Hook::Xdp(XdpMode::Skb),
+            Mode::Tc => Hook::Tcx,
         };
-        link.pin(&pin).map_err(|error| failed(error.to_string()))?;
+        let failed = |reason: String| LoadError::Attach { interface: interface.to_owned(), mode, reason };
+        self.hold(&self.link_pin(interface, mode.name()), interface, fast, hook).map_err(|error| match error {
+            HoldError::Foreign => LoadError::Foreign { interface: interface.to_owned() },
+            HoldError::Failed(reason) => failed(reason),
+        })?;
+        if mode != Mode::Tc
+            && let Err(error) = self.hold(&self.link_pin(interface, MEET), interface, MEET, Hook::Tcx)
+        {
+            tracing::warn!(
+                "{interface}: {error}: in {} mode packets are lost while the next hop's link address is not known",
+                mode.name()
+            );
+        }
         Ok(())
     }
 
-    fn attach_new(&mut self, interface: &str, mode: Mode) -> Result<FdLink, LoadError> {
-        let failed = |reason: String| LoadError::Attach { interface: interface.to_owned(), mode, reason };
-        let (name, _) = mode.programs();
-        let flags = match mode {
-            Mode::Xdp => XdpMode::Driver,
-            Mode::XdpGeneric => XdpMode::Skb,
-            Mode::Tc => {
-                let program = self.tc(name)?;
+    /// Sees to it that the link pinned at `pin` has this version of the program.
+    fn hold(&mut self, pin: &Path, interface: &str, name: &'static str, hook: Hook) -> Result<(), HoldError> {
+        let link: FdLink = match PinnedLink::from_pin(pin) {
+            Ok(old) => match self.replace(old, name, hook) {
+                Ok(()) => return Ok(()),
+                // The interface was deleted, and perhaps made anew: the pinned link leads nowhere.
+                Err(error) if os_error(&error) == Some(libc::ENOLINK) => {
+                    let _ = fs::remove_file(pin);
+                    self.attach_new(interface, name, hook)?
+                }
+                Err(error) => return Err(HoldError::Failed(error.to_string())),
+            },
+            Err(_) => self.attach_new(interface, name, hook)?,
+        };
+        link.pin(pin).map(drop).map_err(|error| HoldError::Failed(error.to_string()))
+    }
+
+    fn attach_new(&mut self, interface: &str, name: &'static str, hook: Hook) -> Result<FdLink, HoldError> {
+        let failed = |error: &dyn std::fmt::Display| HoldError::Failed(error.to_string());
+        let flags = match hook {
+            Hook::Xdp(flags) => flags,
+            Hook::Tcx => {
+                let program = self.tc(name).map_err(|error| failed(&error))?;
                 let order = TcAttachOptions::TcxOrder(LinkOrder::default());
                 let id = program
                     .attach_with_options(interface, TcAttachType::Ingress, order)
-                    .map_err(|error| failed(tcx_reason(&error)))?;
-                let link = program.take_link(id).map_err(|error| failed(error.to_string()))?;
-                return link.try_into().map_err(|error: LinkError| failed(error.to_string()));
+                    .map_err(|error| HoldError::Failed(tcx_reason(&error)))?;
+                let link = program.take_link(id).map_err(|error| failed(&error))?;
+                return link.try_into().map_err(|error: LinkError| failed(&error));
             }
         };
-        let program = self.xdp(name)?;
+        let program = self.xdp(name).map_err(|error| failed(&error))?;
         let id = program.attach(interface, flags).map_err(|error| match os_error(&error) {
-            Some(libc::EBUSY | libc::EEXIST) => LoadError::Foreign { interface: interface.to_owned() },
-            Some(libc::ERANGE) => {
-                failed("its MTU is too large for the driver's XDP; lower it or use --mode tc".to_owned())
-            }
-            Some(libc::EOPNOTSUPP) => failed("its driver has no native XDP; use --mode xdp-generic or tc".to_owned()),
-            _ => failed(error.to_string()),
+            Some(libc::EBUSY | libc::EEXIST) => HoldError::Foreign,
+            Some(libc::ERANGE) => failed(&"its MTU is too large for the driver's XDP; lower it or use --mode tc"),
+            Some(libc::EOPNOTSUPP) => failed(&"its driver has no native XDP; use --mode xdp-generic or tc"),
+            _ => failed(&error),
         })?;
-        let link = program.take_link(id).map_err(|error| failed(error.to_string()))?;
-        link.try_into().map_err(|_| failed("this kernel has no XDP links (5.9)".to_owned()))
+        let link = program.take_link(id).map_err(|error| failed(&error))?;
+        link.try_into().map_err(|_| failed(&"this kernel has no XDP links (5.9)"))
     }
 
-    fn replace(&mut self, old: PinnedLink, mode: Mode) -> Result<(), ProgramError> {
-        let (name, _) = mode.programs();
+    fn replace(&mut self, old: PinnedLink, name: &'static str, hook: Hook) -> Result<(), ProgramError> {
         let link = FdLink::from(old);
         let missing = || ProgramError::IOError(io::Error::other("program is missing"));
         // Taking the link out again keeps aya from detaching it on drop; the pin holds it.
-        match mode {
-            Mode::Tc => {
+        match hook {
+            Hook::Tcx => {
                 let program = self.tc(name).map_err(|_| missing())?;
                 let id = program.attach_to_link(link.try_into().map_err(|_| missing())?)?;
                 program.take_link(id).map(drop)
             }
-            Mode::Xdp | Mode::XdpGeneric => {
+            Hook::Xdp(_) => {
                 let program = self.xdp(name).map_err(|_| missing())?;
                 let id = program.attach_to_link(link.try_into().map_err(|_| missing())?)?;
                 program.take_link(id).map(drop)
@@ -259,9 +302,16 @@ impl Loaded {
         }
     }
 
-    fn link_pin(&self, interface: &str, mode: Mode) -> std::path::PathBuf {
+    fn link_pin(&self, interface: &str, kind: &str) -> PathBuf {
         // Pin names may not hold dots, interface names may.
-        self.pins.links().join(format!("{}:{}", mode.name(), interface.replace('.', "%")))
+        self.pins.links().join(format!("{kind}:{}", interface.replace('.', "%")))
+    }
+
+    /// Takes the programs of `mode` off an interface.
+    fn detach(&self, attachment: &Attachment) {
+        for kind in [attachment.mode.name(), MEET] {
+            let _ = fs::remove_file(self.link_pin(&attachment.interface, kind));
+        }
     }
 
     /// Attaches to exactly these interfaces. If one fails, those that this call attached are given up again.
@@ -270,13 +320,17 @@ impl Loaded {
         for (done, attachment) in wanted.iter().enumerate() {
             if let Err(error) = self.attach(&attachment.interface, attachment.mode) {
                 for undone in wanted[..done].iter().filter(|attachment| !before.contains(attachment)) {
-                    let _ = fs::remove_file(self.link_pin(&undone.interface, undone.mode));
+                    self.detach(undone);
                 }
                 return Err(error);
             }
         }
         for old in before.iter().filter(|old| !wanted.contains(old)) {
-            let _ = fs::remove_file(self.link_pin(&old.interface, old.mode));
+            self.detach(old);
+            // An interface that only changed its mode may have lost what both modes use.
+            for kept in wanted.iter().filter(|kept| kept.interface == old.interface) {
+                self.attach(&kept.interface, kept.mode)?;
+            }
         }
         Ok(())
     }

@@ -10,11 +10,12 @@ use aya::{
 };
 use lb_common::{
     flow::{Family, Tuple, V4, V6},
-    table::{FlowEntry, PendingEntry},
+    table::{FlowEntry, Handover, PendingEntry},
     wire::Be16,
 };
 use std::{fs, io, net::SocketAddr, path::PathBuf};
 use thiserror::Error;
+use zerocopy::FromBytes as _;
 
 #[derive(Debug, Error)]
 pub enum ProbeError {
@@ -65,7 +66,15 @@ pub fn run(pins: &Pins, frame: &[u8]) -> Result<Ran, ProbeError> {
     let result = SchedClassifier::from_pin(path).and_then(|program| program.test_run(options));
     let result = result.map_err(|error| if is_permission(&error) { ProbeError::NotPermitted } else { error.into() })?;
     out.truncate(result.data_size_out as usize);
-    Ok(Ran { mode, end: end(mode, result.return_value), frame: out })
+    let end = match Handover::read_from_prefix(&out) {
+        // Metadata comes in front of the frame.
+        Ok((handover, frame)) if mode != Mode::Tc && handover.ifindex().is_some() => {
+            out = frame.to_vec();
+            End::Sent
+        }
+        _ => end(mode, result.return_value),
+    };
+    Ok(Ran { mode, end, frame: out })
 }
 
 /// The mode whose program is pinned.

@@ -165,7 +165,7 @@ pub fn explain(question: &Question<'_>) -> Result<Option<Answer>, MapsError> {
     let listener = listener(question, &image, &trace);
     let verdict = match trace.action {
         _ if listener.is_some_and(|listener| listener.action == Action::Proxy) => Verdict::Proxy,
-        FrameAction::Send(_) => Verdict::Forward,
+        FrameAction::Send(_) | FrameAction::Meet(_) => Verdict::Forward,
         FrameAction::Reflect => Verdict::Reject,
         FrameAction::Drop => Verdict::Drop,
         FrameAction::Pass => Verdict::Pass,

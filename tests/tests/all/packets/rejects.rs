@@ -35,6 +35,9 @@ fn too_big(packet: &Packet, mtu: u16) -> Packet {
     answer
 }
 
+/// As much metadata as has room in front of a frame: 256 bytes without the 40 of `struct xdp_frame`.
+const FULL_METADATA: usize = 216;
+
 kernel_test! {
     fn a_segment_of_no_flow_is_reset_as_rfc_9293_says(rig) {
         each(rig, |rig, mode, family| {
@@ -84,7 +87,7 @@ kernel_test! {
         });
     }
 
-    fn without_a_neighbour_the_host_sends_it(rig) {
+    fn without_a_neighbour_the_host_asks_for_it_and_sends(rig) {
         each(rig, |rig, mode, family| {
             let syn = segment(family, Place::Silent, SYN);
             let (_, sent) = rig.run(mode, &syn.bytes());
@@ -95,10 +98,51 @@ kernel_test! {
             rig.forget();
             rig.counted();
             let stats = Place::Silent.stats(family);
-            let expect = Expect::new(Fate::Pass, Reason::PassRewritten, expected.bytes())
+            let expect = Expect::new(Fate::Meet, Reason::ForwardNeighbour, expected.bytes())
                 .backend(stats, [1, syn.ip_len(), 0, 0, 1])
                 .destination(stats);
             rig.check(mode, &format!("{family:?} SYN"), &syn.bytes(), &expect);
+        });
+    }
+
+    // A driver without metadata looks to the program like a frame whose metadata takes all room there is.
+    fn where_the_driver_cannot_hand_over_it_is_dropped(rig) {
+        for mode in [Mode::Xdp, Mode::XdpGeneric] {
+            for family in FAMILIES {
+                rig.forget();
+                rig.counted();
+                let syn = segment(family, Place::Silent, SYN);
+                let frame = [vec![0; FULL_METADATA], syn.bytes()].concat();
+                // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+                let words = [FULL_METADATA as u32, frame.len() as u32, 0, 0, 0, 0];
+                let context: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+                assert_eq!(rig.run_on(mode, &frame, Some(&context)).0, Fate::Drop, "{mode:?} {family:?}");
+                assert_eq!(rig.counted().reasons, [(Reason::DropNeighbour.name(), 1)].into());
+            }
+        }
+    }
+
+    // Somebody turned off forwarding everywhere: flows keep the way they have, new ones are dropped by name.
+    fn without_lookups_old_flows_go_on(rig) {
+        everywhere(rig, |rig, mode, family, place| {
+            let flow = Flow::open(rig, mode, family, place, 40_000);
+            flow.down(rig, "first reply", flow.reply(ACK, 1, 1), Reason::ForwardFlow);
+            rig.refresh_after(0);
+            rig.lookups("0");
+            rig.counted();
+            let (request, reply) = (flow.request(ACK, 1, 1), flow.reply(ACK, 1, 1));
+            let fates = [&request, &reply].map(|packet| rig.run(mode, &packet.bytes()));
+            let counted = rig.counted();
+            let syn = Packet::tcp(family.client(), 40_001, family.vip(), place.port(), SYN).bytes();
+            let new = rig.run(mode, &syn);
+            let counted_new = rig.counted();
+            rig.lookups("1");
+            rig.refresh_after(u32::MAX);
+            assert_eq!(fates[0], (Fate::Redirect, flow.outward(&request).bytes()));
+            assert_eq!(fates[1], (Fate::Redirect, flow.inward(&reply).bytes()));
+            assert_eq!(counted.reasons, [(Reason::ForwardFlow.name(), 2)].into());
+            assert_eq!(new, (Fate::Drop, syn));
+            assert_eq!(counted_new.reasons, [(Reason::DropLookup.name(), 1)].into());
         });
     }
 

@@ -59,23 +59,29 @@ fn mac(bytes: [u8; 6]) -> Mac {
 
 /// What the rig's routes answer. Interface numbers are the kernel's business: 2 for c0 and 3 for b0 will do.
 fn route(to: std::net::IpAddr) -> Route {
+    // Network, and the host where it is one of the first 255.
     let (net, host) = match to {
         std::net::IpAddr::V4(to) => match to.octets() {
-            [10, net, 0, host] => (net, host),
-            _ => return Route::NoNeighbour,
+            [10, _, 0, 0 | 255] => return Route::None,
+            [10, net, 0, host] => (net.into(), host),
+            _ => return Route::None,
         },
         std::net::IpAddr::V6(to) => match to.segments() {
-            [0xfd00, net, 0, 0, 0, 0, 0, host] if net < 4 && host < 256 => (net as u8, host as u8),
-            _ => return Route::NoNeighbour,
+            [0xfd00, net, 0, 0, 0, 0, 0, host @ 1..=255] => (net, host as u8),
+            [0xfd00, net, 0, 0, ..] => (net, 255),
+            _ => return Route::None,
         },
     };
     let hop = |ifindex, to, from| Hop { ifindex, destination: mac(to), source: mac(from) };
     match (net, host) {
+        // The host itself.
+        (0 | 1, 1) => Route::None,
         (0, 2) => Route::Hop(hop(2, CLIENT_MAC, C0_MAC), 9_000),
         (1, 2 | 3) => Route::Hop(hop(3, backend_mac(host), B0_MAC), 9_000),
         (2, _) => Route::Hop(hop(3, backend_mac(2), B0_MAC), 1_300),
-        (3, _) => Route::None,
-        _ => Route::NoNeighbour,
+        (0, _) => Route::Unmet(2),
+        (1, _) => Route::Unmet(3),
+        _ => Route::None,
     }
 }
 
