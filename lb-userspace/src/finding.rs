@@ -61,12 +61,38 @@ pub mod code {
         MESH_HOST_CONFLICT = "IST0109" ConflictingMeshGatewayVirtualServiceHosts;
         /// The destination's service has several ports and the rule names none.
         PORT_REQUIRED = "IST0112" VirtualServiceDestinationPortSelectorRequired;
+        /// Two Services pick the same Pods and say of one port that it carries different protocols.
+        SERVICES_DISAGREE = "IST0116" DeploymentAssociatedToMultipleServices;
+        /// The name of a port begins with no protocol that is known.
+        PORT_NAME = "IST0118" PortNameIsNotUnderNamingConvention;
+        /// A selector that finds no workload.
+        NO_WORKLOADS = "IST0127" NoMatchingWorkloadsFound;
+        /// Client TLS without an authority to check the server against.
+        UNVERIFIED_TLS = "IST0128" NoServerCertificateVerificationDestinationLevel;
+        /// The same for one port.
+        UNVERIFIED_TLS_PORT = "IST0129" NoServerCertificateVerificationPortLevel;
         /// A rule that no connection can reach.
         UNREACHABLE_RULE = "IST0130" VirtualServiceUnreachableRule;
+        /// One match of a rule that an earlier one covers.
+        INEFFECTIVE_MATCH = "IST0131" VirtualServiceIneffectiveMatch;
         /// No host of the VirtualService is served by the gateway it names.
         HOST_NOT_IN_GATEWAY = "IST0132" VirtualServiceHostNotFoundInGateway;
+        /// A TCP port of a ServiceEntry that has no addresses.
+        ADDRESSES_REQUIRED = "IST0134" ServiceEntryAddressesRequired;
+        /// Two Services lead to one target port by different ports.
+        CONFLICTING_PORTS = "IST0137" DeploymentConflictingPorts;
+        /// One certificate in two servers.
+        DUPLICATE_CERTIFICATE = "IST0138" GatewayDuplicateCertificate;
+        /// A split for the mesh that traffic of a gateway does not meet.
+        INGRESS_NOT_AFFECTED = "IST0140" IngressRouteRulesNotAffected;
         /// Two Gateways ask for one port in ways that cannot be merged.
         GATEWAY_CONFLICT = "IST0145" ConflictingGateways;
+        /// The port of an ExternalName Service has no usable name.
+        EXTERNAL_NAME_PORT = "IST0150" ExternalNameServiceTypeInvalidPortName;
+        /// A Secret exists and holds no usable certificate and key.
+        INVALID_CREDENTIAL = "IST0161" InvalidGatewayCredential;
+        /// A server's port that the Service in front of the gateway does not have.
+        GATEWAY_PORT_NOT_ON_SERVICE = "IST0162" GatewayPortNotDefinedOnService;
         /// A subset whose labels fit no endpoint.
         SUBSET_EMPTY = "IST0173" DestinationRuleSubsetNotSelectPods;
         /// A DestinationRule for a host nobody defines.
@@ -87,6 +113,30 @@ pub mod code {
         GATEWAY_IDLE = "MEL0007" GatewayIdle;
         /// A Service without endpoints.
         NO_ENDPOINTS = "MEL0008" NoEndpoints;
+        /// A VirtualService, or a host of it, that no traffic meets.
+        UNBOUND = "MEL0009" Unbound;
+        /// An older VirtualService takes all requests of a route for the same host of the same gateway.
+        HOST_TAKEN = "MEL0010" HostTaken;
+        /// One host of several Services or ServiceEntries.
+        HOST_DEFINED_TWICE = "MEL0011" HostDefinedTwice;
+        /// One address and port of several services.
+        ADDRESS_TAKEN = "MEL0012" AddressTaken;
+        /// Two DestinationRules for one host say different things.
+        RULE_OVERLAPS = "MEL0013" RuleOverlaps;
+        /// A weight that changes nothing.
+        WEIGHT_IGNORED = "MEL0014" WeightIgnored;
+        /// Weights that do not add up to 100, and the shares they make.
+        WEIGHT_SHARES = "MEL0015" WeightShares;
+        /// A way in that leads past the weights.
+        BYPASS = "MEL0016" Bypass;
+        /// Subsets that no route names.
+        SUBSETS_UNUSED = "MEL0017" SubsetsUnused;
+        /// A DestinationRule and the routes it is meant for name different hosts.
+        HOSTS_DIFFER = "MEL0018" HostsDiffer;
+        /// TLS, or its absence, that cannot agree with what the port speaks.
+        TLS_DISAGREES = "MEL0019" TlsDisagrees;
+        /// A policy for a port that drops what the policy above it says.
+        PORT_RESETS = "MEL0020" PortResets;
     }
 }
 

@@ -205,17 +205,25 @@ pub(super) fn shares_host(
     server: &istio::Server,
 ) -> bool {
     server.hosts.iter().any(|text| {
-        let (namespace, pattern) = text.split_once('/').unwrap_or(("*", text));
-        let visible = match namespace {
-            "*" => true,
-            "." => gateway.namespace() == service.namespace(),
-            name => name == service.namespace(),
-        };
-        let pattern = pattern.to_ascii_lowercase();
+        let pattern = pattern(text);
         let overlaps =
             |host: &String| host::overlap(&pattern, &host::expand(host, service.namespace(), &identity.cluster_domain));
-        visible && service.spec.hosts.iter().any(overlaps)
+        sees(text, gateway.namespace(), service.namespace()) && service.spec.hosts.iter().any(overlaps)
     })
+}
+
+/// Whether a server's host, `[namespace/]host`, of a Gateway in namespace `own` lets VirtualServices of a namespace bind.
+pub(super) fn sees(text: &str, own: &str, namespace: &str) -> bool {
+    match text.split_once('/').map_or("*", |(namespace, _)| namespace) {
+        "*" => true,
+        "." => own == namespace,
+        name => name == namespace,
+    }
+}
+
+/// The host of a server's `[namespace/]host`.
+pub(super) fn pattern(text: &str) -> String {
+    text.split_once('/').map_or(text, |(_, host)| host).to_ascii_lowercase()
 }
 
 /// The match item by which a route fits.

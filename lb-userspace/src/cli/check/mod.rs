@@ -85,7 +85,9 @@ impl Report {
     pub fn new(loaded: &file::Loaded, identity: &Identity) -> Report {
         let mut store = Store::default();
         let mut findings = store.merge(&loaded.files, &[]);
-        findings.extend(model::parse(&store.specs(), identity).1);
+        let specs = store.specs();
+        findings.extend(model::parse(&specs, identity).1);
+        findings.extend(model::analyze(&specs, identity));
         finding::sort(&mut findings);
         let mut objects = BTreeMap::new();
         for (kind, count) in loaded.files.iter().flat_map(|file| &file.kinds) {
@@ -163,53 +165,4 @@ fn load(paths: &[PathBuf]) -> (file::Loaded, Texts) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::spec::read;
-
-    const TEXT: &str = include_str!("../../../../tests/golden/check/findings.yaml");
-
-    fn printed(output: Output) -> String {
-        let file = read(&Arc::from("findings.yaml"), TEXT);
-        let loaded = file::Loaded { files: vec![file], unreadable: vec![] };
-        let mut texts = Texts::default();
-        texts.add("findings.yaml".into(), TEXT.into());
-        let mut out = Vec::new();
-        let report = Report::new(&loaded, &Identity::default());
-        report.print(output, &texts, &Renderer::plain(), &mut out).unwrap();
-        String::from_utf8(out).unwrap()
-    }
-
-    fn golden(output: Output, name: &str) {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/check").join(name);
-        let text = printed(output);
-        if std::env::var_os("BLESS").is_some() {
-            std::fs::write(&path, &text).unwrap();
-        }
-        assert_eq!(text, std::fs::read_to_string(&path).unwrap(), "if this is wanted, run with BLESS=1");
-    }
-
-    #[test]
-    fn text_is_as_the_golden_file_says() {
-        golden(Output::Text, "findings.txt");
-    }
-
-    #[test]
-    fn sarif_is_as_the_golden_file_says() {
-        golden(Output::Sarif, "findings.sarif");
-    }
-
-    #[test]
-    fn json_has_the_contract_keys() {
-        let json: serde_json::Value = serde_json::from_str(&printed(Output::Json)).unwrap();
-        let keys: Vec<_> = json.as_object().unwrap().keys().collect();
-        assert_eq!(keys, ["findings", "objects", "errors", "warnings"]);
-        assert_eq!(json["objects"]["Service"], 2);
-        assert_eq!(
-            json["errors"],
-            json["findings"].as_array().unwrap().iter().filter(|finding| finding["severity"] == "error").count()
-        );
-    }
-}
+mod tests;

@@ -1,0 +1,171 @@
+//! What `check` prints, against `tests/golden/check`; `BLESS=1` writes it anew. Objects whose name ends with `-sound` are the cases
+//! in which an analysis must be silent.
+
+use std::{collections::BTreeMap, fs};
+
+use super::*;
+use crate::{
+    finding::code,
+    spec::{FileSpecs, read},
+};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The files of a directory with a name that ends so, by name.
+fn files(directory: &Path, end: &str) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.to_string_lossy().ends_with(end));
+    files.sort();
+    files
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap().to_string_lossy().into_owned()
+}
+
+/// The texts of some files under their bare names.
+fn texts(files: &[PathBuf]) -> BTreeMap<String, String> {
+    files.iter().map(|file| (name(file), fs::read_to_string(file).unwrap())).collect()
+}
+
+fn loaded(texts: impl IntoIterator<Item = (String, String)>) -> (file::Loaded, Texts) {
+    let (mut loaded, mut kept) = (file::Loaded::default(), Texts::default());
+    for (name, text) in texts {
+        loaded.files.push(read(&name.as_str().into(), &text));
+        kept.add(name.into(), text);
+    }
+    (loaded, kept)
+}
+
+fn printed(texts: BTreeMap<String, String>, output: Output) -> String {
+    let (loaded, kept) = loaded(texts);
+    let mut out = Vec::new();
+    let report = Report::new(&loaded, &Identity::default());
+    report.print(output, &kept, &Renderer::plain(), &mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+fn compare(text: &str, golden: &str, wrong: &mut Vec<String>) {
+    let path = root().join("tests/golden/check").join(golden);
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(&path, text).unwrap();
+    }
+    if fs::read_to_string(&path).unwrap_or_default() != text {
+        wrong.push(format!("{golden} is now:\n{text}"));
+    }
+}
+
+fn cases() -> Vec<PathBuf> {
+    let cases = files(&root().join("tests/golden/check"), ".yaml");
+    assert!(cases.len() >= 10, "{cases:?}");
+    cases
+}
+
+#[test]
+fn every_case_prints_what_is_written_down() {
+    let mut wrong = Vec::new();
+    for case in cases() {
+        let golden = name(&case).replace(".yaml", ".txt");
+        compare(&printed(texts(&[case]), Output::Text), &golden, &mut wrong);
+    }
+    let findings = texts(&[root().join("tests/golden/check/findings.yaml")]);
+    compare(&printed(findings, Output::Sarif), "findings.sarif", &mut wrong);
+    assert!(wrong.is_empty(), "{}\nIf this is wanted, run with BLESS=1.", wrong.join("\n"));
+}
+
+/// Examples have no finding, or those that are written down and explained in their files; so have the write-ups' troubles.
+#[test]
+fn every_example_has_the_findings_that_are_written_down() {
+    let mut wrong = Vec::new();
+    for group in ["examples", "troubles"] {
+        for directory in files(&root().join("manifests").join(group), "") {
+            let golden = format!("{group}/{}.txt", name(&directory));
+            compare(&printed(texts(&files(&directory, ".yaml")), Output::Text), &golden, &mut wrong);
+        }
+    }
+    assert!(wrong.is_empty(), "{}\nIf this is wanted, run with BLESS=1.", wrong.join("\n"));
+}
+
+#[test]
+fn sound_objects_have_no_finding() {
+    for case in cases() {
+        let (loaded, _) = loaded(texts(&[case]));
+        let report = Report::new(&loaded, &Identity::default());
+        let sound = report.findings.iter().filter(|finding| finding.object.ends_with("-sound"));
+        let false_alarms: Vec<_> = sound.filter(|finding| finding.code != code::UNSUPPORTED).collect();
+        assert!(false_alarms.is_empty(), "{false_alarms:#?}");
+    }
+}
+
+/// Every code that some analysis gives is shown by some case.
+#[test]
+fn every_code_has_a_case() {
+    let mut unseen: Vec<&str> = code::ALL.iter().map(|code| code.id).collect();
+    for case in cases() {
+        let (loaded, _) = loaded(texts(&[case]));
+        let report = Report::new(&loaded, &Identity::default());
+        unseen.retain(|code| report.findings.iter().all(|finding| finding.code != *code));
+    }
+    assert_eq!(unseen, Vec::<&str>::new());
+}
+
+#[test]
+fn json_has_the_contract_keys() {
+    let findings = texts(&[root().join("tests/golden/check/findings.yaml")]);
+    let json: serde_json::Value = serde_json::from_str(&printed(findings, Output::Json)).unwrap();
+    let keys: Vec<_> = json.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["findings", "objects", "errors", "warnings"]);
+    assert_eq!(json["objects"]["Service"], 2);
+    assert_eq!(
+        json["errors"],
+        json["findings"].as_array().unwrap().iter().filter(|finding| finding["severity"] == "error").count()
+    );
+}
+
+/// Each document as a file of its own, named by its place.
+fn documents() -> Vec<FileSpecs> {
+    let mut documents = Vec::new();
+    for case in cases().iter().filter(|case| name(case) != "findings.yaml") {
+        for (at, text) in fs::read_to_string(case).unwrap().split("\n---\n").enumerate() {
+            // Apart by namespace, or the cases would be each other's.
+            let name = format!("{}-{at}", name(case));
+            documents.push(read(&name.as_str().into(), text));
+        }
+    }
+    documents
+}
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Neither the order of files nor that of objects matters; nor does asking twice.
+        #[test]
+        fn order_changes_nothing(shuffled in Just(documents()).prop_shuffle()) {
+            let report = |files: Vec<FileSpecs>| {
+                let loaded = file::Loaded { files, unreadable: vec![] };
+                // An object that stands twice is a matter of order.
+                let mut findings = Report::new(&loaded, &Identity::default()).findings;
+                findings.retain(|finding| finding.code != code::DEFINED_TWICE);
+                findings
+            };
+            let unique = |files: Vec<FileSpecs>| {
+                let mut seen = std::collections::BTreeSet::new();
+                files.into_iter().filter(|file| file.items.iter().all(|item| seen.insert(item.key.clone()))).collect::<Vec<_>>()
+            };
+            let first = unique(documents());
+            let names: Vec<_> = first.iter().map(|file| file.file.clone()).collect();
+            let same: Vec<_> = shuffled.into_iter().filter(|file| names.contains(&file.file)).collect();
+            let expected = report(first.clone());
+            prop_assert!(expected.len() > 40);
+            prop_assert_eq!(&report(first), &expected);
+            prop_assert_eq!(&report(same), &expected);
+        }
+    }
+}

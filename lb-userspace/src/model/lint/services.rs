@@ -1,0 +1,125 @@
+//! Services and ServiceEntries: names of ports, and ports that cannot be told apart.
+
+use super::View;
+use crate::{
+    finding::{Finding, Severity, code},
+    model::{
+        registry::{Definition, PortProtocol},
+        workloads::matches,
+    },
+    spec::{
+        Object,
+        kubernetes::{Service, ServicePort, TargetPort},
+    },
+};
+
+pub fn check(view: &View<'_>, findings: &mut Vec<Finding>) {
+    for service in view.context.registry.all() {
+        let Definition::Service(object) = &service.definition else { continue };
+        for (at, port) in service.ports.iter().enumerate() {
+            let external = object.spec.r#type.as_deref() == Some("ExternalName");
+            let path = format!("spec.ports[{at}]");
+            if external && (port.protocol == PortProtocol::Unknown || port.name == "tcp") {
+                let message = "the port of an ExternalName Service has no name of a protocol: what is not matched may go elsewhere";
+                let remedy = "Name it by what it carries, such as `http`, `https` or `tls`.";
+                findings.push(object.finding(Severity::Warning, code::EXTERNAL_NAME_PORT, path, message, remedy));
+            } else if port.protocol == PortProtocol::Unknown {
+                let message = match port.name.as_str() {
+                    "" => "nothing says what the port carries: it has no name".to_owned(),
+                    name => format!("nothing says what the port carries: `{name}` begins with no protocol"),
+                };
+                let remedy = "Name it like `tcp-...` or `http-...`, or set `appProtocol`.";
+                findings.push(object.finding(Severity::Info, code::PORT_NAME, path, message, remedy));
+            }
+        }
+    }
+    for entry in &view.context.specs.service_entries {
+        for (at, port) in entry.spec.ports.iter().enumerate() {
+            let told_by_port = matches!(port.protocol.to_ascii_uppercase().as_str(), "" | "TCP");
+            if entry.spec.addresses.is_empty() && told_by_port {
+                let message =
+                    "a TCP port of a ServiceEntry without `addresses` is told from others by its number alone";
+                let remedy = "Add `addresses`.";
+                let path = format!("spec.ports[{at}]");
+                findings.push(entry.finding(Severity::Warning, code::ADDRESSES_REQUIRED, path, message, remedy));
+            }
+        }
+    }
+    selectors(view, findings);
+    shared_pods(view, findings);
+}
+
+/// Selectors of ServiceEntries that find nothing, where there are workloads to find.
+fn selectors(view: &View<'_>, findings: &mut Vec<Finding>) {
+    let specs = view.context.specs;
+    let pods = specs.pods.iter().map(|pod| (pod.namespace(), &pod.labels));
+    let entries = specs.workload_entries.iter().map(|entry| (entry.namespace(), &entry.spec.labels));
+    let workloads: Vec<_> = pods.chain(entries).collect();
+    for entry in &specs.service_entries {
+        let Some(selector) = &entry.spec.workload_selector else { continue };
+        let mut own = workloads.iter().filter(|(namespace, _)| *namespace == entry.namespace()).peekable();
+        if own.peek().is_none() || own.any(|(_, labels)| matches(&selector.labels, labels)) {
+            continue;
+        }
+        let message = format!("no Pod or WorkloadEntry in namespace {} has these labels", entry.namespace());
+        let remedy = "Correct the labels; a workloadSelector finds workloads of its own namespace only.";
+        let path = "spec.workloadSelector.labels";
+        findings.push(entry.finding(Severity::Warning, code::NO_WORKLOADS, path, message, remedy));
+    }
+}
+
+/// Two Services that pick the same Pod and use one of its ports differently.
+fn shared_pods(view: &View<'_>, findings: &mut Vec<Finding>) {
+    let services = &view.context.specs.services;
+    for pod in &view.context.specs.pods {
+        let picks = |service: &&std::sync::Arc<Object<Service>>| {
+            let selector = &service.spec.selector;
+            service.namespace() == pod.namespace() && !selector.is_empty() && matches(selector, &pod.labels)
+        };
+        let own: Vec<_> = services.iter().filter(picks).collect();
+        for (index, later) in own.iter().enumerate() {
+            for earlier in &own[..index] {
+                findings.extend(differ(view, earlier, later));
+            }
+        }
+    }
+}
+
+fn differ(view: &View<'_>, earlier: &Object<Service>, later: &Object<Service>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (at, port) in later.spec.ports.iter().enumerate() {
+        for (other_at, other) in
+            earlier.spec.ports.iter().enumerate().filter(|(_, other)| target(other) == target(port))
+        {
+            let carries = |service: &Object<Service>, at: usize| {
+                let mut all = view.context.registry.all().iter();
+                let known = all.find(|known| {
+                    matches!(&known.definition, Definition::Service(_)) && known.name() == service.name()
+                });
+                known.map(|known| known.ports[at].protocol)
+            };
+            let line = earlier.origin(&format!("spec.ports[{other_at}]")).line;
+            let place = format!("Service {} ({}:{line})", earlier.name(), earlier.file);
+            let path = format!("spec.ports[{at}]");
+            if carries(later, at) != carries(earlier, other_at) {
+                let message = format!(
+                    "{place} leads to the same port of the same Pods, and says that it carries another protocol"
+                );
+                let remedy = "Name both ports by the same protocol.";
+                found.push(later.finding(Severity::Warning, code::SERVICES_DISAGREE, path, message, remedy));
+            } else if port.port != other.port {
+                let message = format!(
+                    "{place} leads to the same port of the same Pods by port {}, this one by {}",
+                    other.port, port.port
+                );
+                let remedy = "Use one port number for one target port.";
+                found.push(later.finding(Severity::Warning, code::CONFLICTING_PORTS, path, message, remedy));
+            }
+        }
+    }
+    found
+}
+
+fn target(port: &ServicePort) -> TargetPort {
+    port.target_port.clone().unwrap_or(TargetPort::Number(port.port))
+}
