@@ -1,0 +1,210 @@
+//! A cluster as one worker knows it: its endpoints, what is under way to them, and which of them may be used now.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
+
+use tokio::sync::Notify;
+
+use super::{
+    balance::{Candidate, Picker},
+    outlier::{self, Ending},
+    record::KnownSeries,
+    tls::Origination,
+    upstream::Endpoint,
+};
+use crate::{
+    router::Draw,
+    snapshot::{self, Health},
+};
+
+pub(super) struct Cluster {
+    policy: Arc<snapshot::Cluster>,
+    /// `None`: plain text. An error: nothing may be sent.
+    pub origination: Encryption,
+    members: Vec<Member>,
+    /// When outlier detection looks at its endpoints again.
+    next_interval: Cell<Instant>,
+    /// When a failure was last told to people.
+    pub told: Cell<Option<Instant>>,
+    picker: RefCell<Picker>,
+    series: KnownSeries,
+    pub load: Rc<Load>,
+}
+
+/// How a cluster is spoken to: see `Prepared::origination`.
+pub(super) type Encryption = Option<Result<Arc<Origination>, String>>;
+
+struct Member {
+    endpoint: Rc<Endpoint>,
+    weight: u32,
+    health: Health,
+}
+
+/// What the limits of the pool are about.
+#[derive(Default)]
+pub(super) struct Load {
+    pub connections: Cell<u32>,
+    pub requests: Cell<u32>,
+    pub pending: Cell<u32>,
+    pub retries: Cell<u32>,
+    /// A connection has become free, or its place.
+    pub freed: Notify,
+}
+
+/// One of something that is counted, as long as it lives.
+pub(super) struct Counted {
+    pub load: Rc<Load>,
+    which: fn(&Load) -> &Cell<u32>,
+}
+
+impl Counted {
+    /// `None`: there are `limit` already.
+    pub fn take(load: &Rc<Load>, which: fn(&Load) -> &Cell<u32>, limit: Option<u32>) -> Option<Counted> {
+        let count = which(load);
+        if limit.is_some_and(|limit| count.get() >= limit) {
+            return None;
+        }
+        count.set(count.get() + 1);
+        Some(Counted { load: load.clone(), which })
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let count = (self.which)(&self.load);
+        count.set(count.get() - 1);
+        self.load.freed.notify_one();
+    }
+}
+
+impl Cluster {
+    pub fn new(policy: Arc<snapshot::Cluster>, origination: Encryption) -> Cluster {
+        Cluster::with(policy, origination, Rc::default(), |_| None)
+    }
+
+    /// Whether nothing has to change for a new revision.
+    pub fn is(&self, policy: &snapshot::Cluster, origination: &Encryption) -> bool {
+        *self.policy == *policy && self.is_encrypted_as(origination)
+    }
+
+    fn is_encrypted_as(&self, other: &Encryption) -> bool {
+        match (&self.origination, other) {
+            (None, None) => true,
+            (Some(Ok(one)), Some(Ok(other))) => Arc::ptr_eq(one, other),
+            (Some(Err(one)), Some(Err(other))) => one == other,
+            _ => false,
+        }
+    }
+
+    /// The next revision's. Endpoints stay, with their connections, unless it is the way to them that changes.
+    pub fn after(old: &Cluster, policy: Arc<snapshot::Cluster>, origination: Encryption) -> Cluster {
+        let is_same_way = old.is_encrypted_as(&origination)
+            && old.policy.proxy_protocol == policy.proxy_protocol
+            && old.policy.protocol == policy.protocol
+            && old.policy.pool == policy.pool;
+        Cluster::with(policy, origination, old.load.clone(), |new| {
+            let known = old.members.iter().map(|member| &member.endpoint);
+            let fits = |one: &&Rc<Endpoint>| one.address == new.address && one.identity == new.identity;
+            known.filter(|_| is_same_way).find(fits).cloned()
+        })
+    }
+
+    fn with(
+        policy: Arc<snapshot::Cluster>,
+        origination: Encryption,
+        load: Rc<Load>,
+        known: impl Fn(&snapshot::Endpoint) -> Option<Rc<Endpoint>>,
+    ) -> Cluster {
+        let member = |endpoint: &snapshot::Endpoint| Member {
+            endpoint: known(endpoint).unwrap_or_else(|| Rc::new(Endpoint::new(endpoint))),
+            weight: endpoint.weight,
+            health: endpoint.health,
+        };
+        let members = policy.endpoints.iter().map(member).collect();
+        let next_interval = Cell::new(Instant::now());
+        let (picker, told, series) = (RefCell::default(), Cell::new(None), KnownSeries::default());
+        let cluster = Cluster { policy, origination, members, next_interval, told, picker, series, load };
+        cluster.choose_usable();
+        cluster
+    }
+
+    pub fn series(&self) -> &KnownSeries {
+        &self.series
+    }
+
+    pub fn policy(&self) -> &Arc<snapshot::Cluster> {
+        &self.policy
+    }
+
+    /// The endpoint for a request, none of `avoided` if there is another. `None`: none may be used.
+    pub fn pick(
+        &self,
+        hash: Option<u64>,
+        mut draw: impl FnMut() -> Draw,
+        avoided: &[Rc<Endpoint>],
+    ) -> Option<&Rc<Endpoint>> {
+        /// Picks before a host is taken although it has failed before (Envoy's `host_selection_retry_max_attempts` in Istio).
+        const PICKS: usize = 5;
+        let picker = self.picker.borrow();
+        let mut picked = None;
+        for _ in 0..PICKS {
+            let active = |at: usize| self.members[at].endpoint.active.get();
+            let endpoint = &self.members[picker.pick(&self.policy.balancer, hash, draw(), active)?].endpoint;
+            picked = Some(endpoint);
+            if hash.is_some() || !avoided.iter().any(|one| Rc::ptr_eq(one, endpoint)) {
+                break;
+            }
+        }
+        picked
+    }
+
+    /// To be called when an endpoint is ejected or comes back.
+    fn choose_usable(&self) {
+        let ready = self.members.iter().enumerate().filter(|(_, member)| member.health == Health::Ready);
+        let candidate =
+            |(at, member): (usize, &Member)| Candidate { at, weight: member.weight, seed: member.endpoint.seed };
+        let usable: Vec<_> =
+            ready.clone().filter(|(_, member)| !member.endpoint.outlier.is_ejected()).map(candidate).collect();
+        // With too few healthy ones detection is ignored; by default that never is.
+        let least = self.policy.outlier_detection.as_ref().map_or(0, |policy| policy.min_health_percent as usize);
+        let is_ignored = usable.len() * 100 < least * self.members.len();
+        let usable = if is_ignored { ready.map(candidate).collect() } else { usable };
+        *self.picker.borrow_mut() = Picker::new(usable);
+    }
+
+    /// Remembers how a request ended, and ejects the endpoint if that was once too often.
+    pub fn note(&self, endpoint: &Endpoint, ending: Ending) {
+        let Some(policy) = &self.policy.outlier_detection else {
+            return;
+        };
+        if !endpoint.outlier.note(policy, ending) || endpoint.outlier.is_ejected() {
+            return;
+        }
+        let ejected = self.members.iter().filter(|member| member.endpoint.outlier.is_ejected()).count();
+        if outlier::has_room(policy, ejected, self.members.len()) {
+            endpoint.outlier.eject(Instant::now());
+            tracing::info!(cluster = %self.policy.name, endpoint = %endpoint.text, "ejected: it failed too often");
+            self.choose_usable();
+        }
+    }
+
+    pub fn tick(&self) {
+        let now = Instant::now();
+        for member in &self.members {
+            member.endpoint.close_idle(now, &self.policy.pool);
+        }
+        if let Some(policy) = &self.policy.outlier_detection
+            && now >= self.next_interval.get()
+        {
+            self.next_interval.set(now + policy.interval);
+            let back = self.members.iter().filter(|member| member.endpoint.outlier.interval(policy, now)).count();
+            if back > 0 {
+                self.choose_usable();
+            }
+        }
+    }
+}
