@@ -57,6 +57,10 @@ pub mod code {
         NOT_FOUND = "IST0101" ReferencedResourceNotFound;
         /// Istio's admission would refuse the object.
         INVALID = "IST0106" SchemaValidationError;
+        /// An annotation of Istio's on a kind that does not take it.
+        MISPLACED_ANNOTATION = "IST0107" MisplacedAnnotation;
+        /// An annotation that Istio does not know.
+        UNKNOWN_ANNOTATION = "IST0108" UnknownAnnotation;
         /// Two VirtualServices claim one host for mesh traffic.
         MESH_HOST_CONFLICT = "IST0109" ConflictingMeshGatewayVirtualServiceHosts;
         /// The destination's service has several ports and the rule names none.
@@ -65,6 +69,8 @@ pub mod code {
         SERVICES_DISAGREE = "IST0116" DeploymentAssociatedToMultipleServices;
         /// The name of a port begins with no protocol that is known.
         PORT_NAME = "IST0118" PortNameIsNotUnderNamingConvention;
+        /// An annotation of Istio's with a value that is none.
+        INVALID_ANNOTATION = "IST0125" InvalidAnnotation;
         /// A selector that finds no workload.
         NO_WORKLOADS = "IST0127" NoMatchingWorkloadsFound;
         /// Client TLS without an authority to check the server against.
@@ -79,6 +85,10 @@ pub mod code {
         HOST_NOT_IN_GATEWAY = "IST0132" VirtualServiceHostNotFoundInGateway;
         /// A TCP port of a ServiceEntry that has no addresses.
         ADDRESSES_REQUIRED = "IST0134" ServiceEntryAddressesRequired;
+        /// An annotation that Istio is giving up.
+        DEPRECATED_ANNOTATION = "IST0135" DeprecatedAnnotation;
+        /// An annotation of an alpha stage.
+        ALPHA_ANNOTATION = "IST0136" AlphaAnnotation;
         /// Two Services lead to one target port by different ports.
         CONFLICTING_PORTS = "IST0137" DeploymentConflictingPorts;
         /// One certificate in two servers.

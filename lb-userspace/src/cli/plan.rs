@@ -10,6 +10,7 @@ use crate::{
     explain::{
         change::{self, Change, RuleChange, Side},
         running::Running,
+        written,
     },
     finding::Severity,
     image::Image,
@@ -142,7 +143,7 @@ fn report(args: &Args) -> Result<(Report, Vec<String>), String> {
             let (before, after) = (compile(&old), compile(&new));
             let sides =
                 (Side { image: &before, model: Some(&old.model) }, Side { image: &after, model: Some(&new.model) });
-            (compare(sides, 1, None), new)
+            (compare(sides, written(&old, &new), 1, None), new)
         }
         ([new], true) => {
             let new = load(new)?;
@@ -159,7 +160,8 @@ fn report(args: &Args) -> Result<(Report, Vec<String>), String> {
             let flows: Vec<Value> = serde_json::from_str(&get("/flows")?).map_err(|error| error.to_string())?;
             let live = live(&flows, &after, args.removed_backends);
             let sides = (Side { image: &running.image, model: None }, Side { image: &after, model: Some(&new.model) });
-            (compare(sides, running.revision, Some(live)), new)
+            // A running agent tells its tables only.
+            (compare(sides, Default::default(), running.revision, Some(live)), new)
         }
         _ => return Err("give OLD and NEW, or NEW alone with --live".to_owned()),
     };
@@ -167,9 +169,19 @@ fn report(args: &Args) -> Result<(Report, Vec<String>), String> {
     Ok((report, errors.map(ToString::to_string).collect()))
 }
 
-fn compare((old, new): (Side<'_>, Side<'_>), from: u64, live: Option<Live>) -> Report {
-    let changes = change::changes(old, new);
-    let rules = change::rules(old.image, new.image);
+type Written = (Vec<Change>, Vec<RuleChange>);
+
+/// What is written for a proxy, and no table holds.
+fn written(old: &Configuration, new: &Configuration) -> Written {
+    let side = |model, specs| written::Side { specs, model };
+    written::changes(side(&old.model, &old.specs), side(&new.model, &new.specs))
+}
+
+fn compare((old, new): (Side<'_>, Side<'_>), written: Written, from: u64, live: Option<Live>) -> Report {
+    let mut changes = change::changes(old, new);
+    let mut rules = change::rules(old.image, new.image);
+    changes.extend(written.0);
+    rules.extend(written.1);
     Report { revision: Revisions { from, to: from + u64::from(!changes.is_empty()) }, changes, rules, live }
 }
 
@@ -218,4 +230,138 @@ fn text(report: &Report) -> String {
         out += &format!("  live flows: {} kept, {} drained, {} ended\n", live.kept, live.drained, live.ended);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use std::{fs, path::Path};
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn manifests() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/examples")
+    }
+
+    /// An example with some files of a variant in place of its own, in a directory that is removed at the end.
+    struct Copy(PathBuf);
+
+    impl Copy {
+        fn new(example: &str, variant: Option<&str>, name: &str) -> Copy {
+            let to = std::env::temp_dir().join(format!("meltemi-plan-{name}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&to);
+            fs::create_dir_all(&to).unwrap();
+            let from = manifests().join(example);
+            for directory in std::iter::once(from.clone()).chain(variant.map(|variant| from.join(variant))) {
+                for file in
+                    fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file())
+                {
+                    fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+                }
+            }
+            Copy(to)
+        }
+
+        fn edit(self, file: &str, from: &str, to: &str) -> Copy {
+            let path = self.0.join(file);
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(text.contains(from), "{text}");
+            fs::write(path, text.replace(from, to)).unwrap();
+            self
+        }
+    }
+
+    impl Drop for Copy {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// The plan in text, without the directory's name, and the number of errors in NEW.
+    fn plan(old: &Copy, new: &Copy) -> (String, usize) {
+        let paths = [&old.0, &new.0].map(|path| path.to_string_lossy().into_owned());
+        let args = Command::try_parse_from(["plan", &paths[0], &paths[1]]).unwrap().args;
+        let (report, errors) = report(&args).unwrap();
+        (text(&report).replace(&paths[0], "OLD").replace(&paths[1], "NEW"), errors.len())
+    }
+
+    #[test]
+    fn nothing_changes() {
+        let (a, b) = (Copy::new("tcp-echo", None, "same-a"), Copy::new("tcp-echo", None, "same-b"));
+        assert_eq!(plan(&a, &b), ("revision 1: no change\n".to_owned(), 0));
+    }
+
+    #[test]
+    fn weights_of_connections() {
+        let a = Copy::new("tcp-echo", None, "weights-a");
+        let b = Copy::new("tcp-echo", None, "weights-b").edit("virtual-service.yaml", "weight: 20", "weight: 50").edit(
+            "virtual-service.yaml",
+            "weight: 80",
+            "weight: 50",
+        );
+        assert_eq!(plan(&a, &b), (WEIGHTS.join("\n") + "\n", 0));
+    }
+
+    const WEIGHTS: [&str; 4] = [
+        "revision 1 -> 2",
+        "  weight      VirtualService default/tcp-echo  tcp-echo.default.svc.cluster.local:9000/v1: 20 -> 50  NEW/virtual-service.yaml:14",
+        "  weight      VirtualService default/tcp-echo  tcp-echo.default.svc.cluster.local:9000/v2: 80 -> 50  NEW/virtual-service.yaml:20",
+        "  30.00% of the new flows of gateway default/tcp-echo-gateway :31400 go elsewhere",
+    ];
+
+    #[test]
+    fn weights_of_requests() {
+        let a = Copy::new("reviews-canary", Some("90-10"), "requests-a");
+        let b = Copy::new("reviews-canary", Some("80-20"), "requests-b");
+        assert_eq!(plan(&a, &b), (REQUESTS.join("\n") + "\n", 0));
+    }
+
+    const REQUESTS: [&str; 4] = [
+        "revision 1 -> 2",
+        "  weight      VirtualService default/reviews spec.http[0]  reviews/v1: 90 -> 80  NEW/virtual-service.yaml:11",
+        "  weight      VirtualService default/reviews spec.http[0]  reviews/v2: 10 -> 20  NEW/virtual-service.yaml:11",
+        "  10.00% of the new flows of VirtualService default/reviews spec.http[0] go elsewhere",
+    ];
+
+    #[test]
+    fn routes_that_come_and_go() {
+        let a = Copy::new("reviews-canary", Some("jason-v2"), "routes-a");
+        let b = Copy::new("reviews-canary", Some("all-v1"), "routes-b");
+        assert_eq!(plan(&a, &b), (ROUTES.join("\n") + "\n", 0));
+    }
+
+    const ROUTES: [&str; 2] = [
+        "revision 1 -> 2",
+        "  route       VirtualService default/reviews spec.http[0]  100 reviews/v2 -> -  OLD/virtual-service.yaml:11",
+    ];
+
+    #[test]
+    fn a_route_that_comes_first_moves_no_other() {
+        let a = Copy::new("reviews-canary", Some("all-v1"), "first-a");
+        let b = Copy::new("reviews-canary", Some("jason-v2"), "first-b");
+        let expected = "revision 1 -> 2\n  route       VirtualService default/reviews spec.http[0]  - -> 100 reviews/v2  NEW/virtual-service.yaml:11\n";
+        assert_eq!(plan(&a, &b), (expected.to_owned(), 0));
+    }
+
+    #[test]
+    fn listeners_that_come_and_errors() {
+        let a = Copy::new("tcp-echo", None, "listeners-a");
+        let b = Copy::new("tcp-echo", None, "listeners-b")
+            .edit("gateway.yaml", "protocol: TCP", "protocol: HTTP")
+            .edit("virtual-service.yaml", "subset: v2", "subset: v3");
+        assert_eq!(plan(&a, &b), (LISTENERS.join("\n") + "\n", 1));
+    }
+
+    const LISTENERS: [&str; 5] = [
+        "revision 1 -> 2",
+        "  listener    gateway default/tcp-echo-gateway :31400     20 tcp-echo.default.svc.cluster.local:9000/v1, 80 tcp-echo.default.svc.cluster.local:9000/v2 -> -  OLD/gateway.yaml:13",
+        "  subset      tcp-echo.default.svc.cluster.local:9000/v1  2 -> -  OLD/destination-rule.yaml:10",
+        "  subset      tcp-echo.default.svc.cluster.local:9000/v2  2 -> -  OLD/destination-rule.yaml:13",
+        "  listener    gateway default/tcp-echo-gateway :31400     proxy: - -> HTTP  NEW/gateway.yaml:13",
+    ];
 }

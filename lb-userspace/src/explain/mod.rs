@@ -5,6 +5,7 @@ pub mod change;
 pub mod frame;
 pub mod live;
 pub mod running;
+pub mod written;
 
 mod moved;
 mod steps;

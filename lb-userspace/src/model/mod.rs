@@ -29,7 +29,7 @@ mod tests;
 
 pub use crate::spec::{ObjectName, Origin};
 pub use candidates::{Candidate, Fate, candidates};
-pub use lint::analyze;
+pub use lint::{analyze, excuse};
 pub use parse::{Identity, Services, parse};
 
 /// Everything the configuration asks for, in a deterministic order.

@@ -5,9 +5,15 @@ use crate::{
     finding::{Finding, Severity, code},
     spec::{
         Object,
-        istio::{ClientTls, ClientTlsMode, DestinationRule, LoadBalancer, Resolution, SimpleBalancer, TrafficPolicy},
+        istio::{
+            ClientTls, ClientTlsMode, ConnectionPool, DestinationRule, LoadBalancer, Resolution, SimpleBalancer,
+            TrafficPolicy,
+        },
     },
 };
+
+/// Annotation of a Kubernetes Service: the namespaces that see it.
+const EXPORT_TO: &str = "networking.istio.io/exportTo";
 
 /// Reports every such field of every object.
 pub fn fields(context: &Context<'_>, findings: &mut Vec<Finding>) {
@@ -16,6 +22,36 @@ pub fn fields(context: &Context<'_>, findings: &mut Vec<Finding>) {
     }
     for rule in &context.specs.destination_rules {
         destination_rule(rule, findings);
+    }
+    for gateway in &context.specs.gateways {
+        for at in (0..gateway.spec.servers.len()).filter(|at| gateway.spec.servers[*at].default_endpoint.is_some()) {
+            let path = format!("spec.servers[{at}].defaultEndpoint");
+            let message = "defaultEndpoint has no effect, in Istio as here";
+            findings.push(gateway.finding(
+                Severity::Warning,
+                code::NO_EFFECT,
+                path,
+                message,
+                "Route with a VirtualService.",
+            ));
+        }
+    }
+    for service in context.specs.services.iter().filter(|service| service.annotations.contains_key(EXPORT_TO)) {
+        let message =
+            "the annotation networking.istio.io/exportTo is not carried out: the Service is seen by all namespaces";
+        let path = format!("metadata.annotations[\"{EXPORT_TO}\"]");
+        findings.push(service.finding(Severity::Warning, code::UNSUPPORTED, path, message, "Remove it."));
+    }
+    for entry in context.specs.workload_entries.iter().filter(|entry| entry.spec.network.is_some()) {
+        let message =
+            "networks are not told apart: the workload is reached by its own address, not by a gateway of its network";
+        findings.push(entry.finding(
+            Severity::Warning,
+            code::UNSUPPORTED,
+            "spec.network",
+            message,
+            "Use an address that can be reached from here.",
+        ));
     }
     for entry in &context.specs.service_entries {
         let dynamic =
@@ -131,7 +167,6 @@ fn destination_rule(rule: &Object<DestinationRule>, findings: &mut Vec<Finding>)
 
 fn traffic_policy(rule: &Object<DestinationRule>, path: &str, policy: &TrafficPolicy, findings: &mut Vec<Finding>) {
     let mut fields = vec![
-        ("connectionPool", policy.connection_pool.is_some(), "limits of connections are not carried out"),
         ("outlierDetection", policy.outlier_detection.is_some(), "failing endpoints are not ejected"),
         ("retryBudget", policy.retry_budget.is_some(), "requests are not retried"),
         ("tunnel", policy.tunnel.is_some(), "tunnels need the userspace proxy, which this version does not have"),
@@ -145,20 +180,57 @@ fn traffic_policy(rule: &Object<DestinationRule>, path: &str, policy: &TrafficPo
     for (field, _, message) in fields {
         findings.push(unsupported(rule, format!("{path}.{field}"), message));
     }
+    if let Some(pool) = &policy.connection_pool {
+        connection_pool(rule, &format!("{path}.connectionPool"), pool, findings);
+    }
     blocks(rule, path, policy.load_balancer.as_ref(), policy.tls.as_ref(), findings);
     for (at, port) in policy.port_level_settings.iter().enumerate() {
         let path = format!("{path}.portLevelSettings[{at}]");
-        if port.connection_pool.is_some() {
-            findings.push(unsupported(
-                rule,
-                format!("{path}.connectionPool"),
-                "limits of connections are not carried out",
-            ));
+        if let Some(pool) = &port.connection_pool {
+            connection_pool(rule, &format!("{path}.connectionPool"), pool, findings);
         }
         if port.outlier_detection.is_some() {
             findings.push(unsupported(rule, format!("{path}.outlierDetection"), "failing endpoints are not ejected"));
         }
         blocks(rule, &path, port.load_balancer.as_ref(), port.tls.as_ref(), findings);
+    }
+}
+
+fn connection_pool(rule: &Object<DestinationRule>, path: &str, pool: &ConnectionPool, findings: &mut Vec<Finding>) {
+    let tcp = pool.tcp.unwrap_or_default();
+    let tcp_fields = [
+        ("maxConnections", tcp.max_connections != 0, "connections are not limited"),
+        (
+            "connectTimeout",
+            tcp.connect_timeout.is_some(),
+            "the client's own connection attempt is passed on and not timed",
+        ),
+        (
+            "tcpKeepalive",
+            tcp.tcp_keepalive.is_some(),
+            "no keep-alive is sent: client and endpoint speak to each other directly",
+        ),
+        ("maxConnectionDuration", tcp.max_connection_duration.is_some(), "connections are not ended for their age"),
+        ("idleTimeout", tcp.idle_timeout.is_some(), "idle flows are forgotten after the agent's --idle-timeout"),
+    ];
+    for (field, _, message) in tcp_fields.iter().filter(|(_, there, _)| *there) {
+        findings.push(unsupported(rule, format!("{path}.tcp.{field}"), message));
+    }
+    let http = pool.http.unwrap_or_default();
+    let http_fields = [
+        ("http1MaxPendingRequests", http.http1_max_pending_requests != 0),
+        ("http2MaxRequests", http.http2_max_requests != 0),
+        ("maxRequestsPerConnection", http.max_requests_per_connection != 0),
+        ("maxRetries", http.max_retries != 0),
+        ("idleTimeout", http.idle_timeout.is_some()),
+        ("h2UpgradePolicy", http.h2_upgrade_policy.is_some()),
+        ("useClientProtocol", http.use_client_protocol),
+        ("maxConcurrentStreams", http.max_concurrent_streams != 0),
+        ("http2KeepAlive", http.http2_keep_alive.is_some()),
+    ];
+    for (field, _) in http_fields.iter().filter(|(_, there)| *there) {
+        let message = "HTTP needs the userspace proxy, which this version does not have";
+        findings.push(unsupported(rule, format!("{path}.http.{field}"), message));
     }
 }
 
@@ -170,7 +242,14 @@ fn blocks(
     findings: &mut Vec<Finding>,
 ) {
     if tls.is_some_and(|tls| tls.mode.unwrap_or_default() != ClientTlsMode::Disable) {
-        let message = "TLS to endpoints needs the userspace proxy, which this version does not have: listeners that route here are not served";
+        let message = match tls.and_then(|tls| tls.mode) {
+            Some(ClientTlsMode::IstioMutual) => {
+                "ISTIO_MUTUAL needs certificates of the mesh, which Meltemi does not have: listeners that route here are not served"
+            }
+            _ => {
+                "TLS to endpoints needs the userspace proxy, which this version does not have: listeners that route here are not served"
+            }
+        };
         findings.push(unsupported(rule, format!("{path}.tls"), message));
     }
     if let Some(balancer) = balancer {

@@ -155,6 +155,10 @@ fn examples() -> Vec<Good> {
         let mut texts = Texts::new();
         for file in fs::read_dir(dir.unwrap().path()).unwrap() {
             let path = file.unwrap().path();
+            // A variant's directory.
+            if path.is_dir() {
+                continue;
+            }
             texts.push((path.file_name().unwrap().to_string_lossy().into(), fs::read_to_string(&path).unwrap()));
         }
         texts.sort();

@@ -88,6 +88,7 @@ impl Report {
         let specs = store.specs();
         findings.extend(model::parse(&specs, identity).1);
         findings.extend(model::analyze(&specs, identity));
+        model::excuse(&specs, &mut findings);
         finding::sort(&mut findings);
         let mut objects = BTreeMap::new();
         for (kind, count) in loaded.files.iter().flat_map(|file| &file.kinds) {

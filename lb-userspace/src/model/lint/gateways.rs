@@ -5,7 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::View;
 use crate::{
     finding::{Finding, Severity, code},
-    model::{binding::gateways as listed, gateway, host, workloads::matches},
+    model::{
+        binding::{for_mesh, gateways as listed},
+        gateway, host,
+        workloads::matches,
+    },
     spec::{
         Object, ObjectName,
         istio::{Gateway, Server},
@@ -47,6 +51,11 @@ fn hosts_left_out(view: &View<'_>, by_name: &BTreeMap<&ObjectName, &Object<Gatew
                 continue;
             }
             for (at, host) in outside {
+                // It is there for the mesh.
+                let full = view.context.full_host(host, service.namespace());
+                if for_mesh(&service.spec) && !view.context.registry.covered(&full).is_empty() {
+                    continue;
+                }
                 let message =
                     format!("host `{host}` is in no server of Gateway {name}: requests for it are not served there");
                 let remedy = "Add it to the `hosts` of a server, or remove it here.";
@@ -111,16 +120,18 @@ fn shared_hosts(gateways: &[&Object<Gateway>], findings: &mut Vec<Finding>) {
     }
 }
 
-/// One certificate in two HTTPS servers: browsers reuse an HTTP/2 connection for both hosts, and the second answers 404.
+/// One certificate in two TLS servers of a port: browsers reuse an HTTP/2 connection for both hosts, and the second answers 404.
 fn certificates(gateways: &[&Object<Gateway>], findings: &mut Vec<Finding>) {
-    let mut seen: BTreeMap<(String, &str), (&Object<Gateway>, usize)> = BTreeMap::new();
+    let mut seen: BTreeMap<(String, u32, &str), (&Object<Gateway>, usize)> = BTreeMap::new();
     for gateway in gateways {
         for (index, server) in gateway.spec.servers.iter().enumerate().filter(|(_, server)| is_tls(server)) {
             let tls = server.tls.as_ref();
             let Some(name) = tls.and_then(|tls| tls.credential_name.as_deref()).filter(|name| !name.is_empty()) else {
                 continue;
             };
-            let (first, at) = *seen.entry((format!("{:?}", gateway.spec.selector), name)).or_insert((gateway, index));
+            let port = server.port.as_ref().map_or(0, |port| port.number);
+            let key = (format!("{:?}", gateway.spec.selector), port, name);
+            let (first, at) = *seen.entry(key).or_insert((gateway, index));
             if first.name() == gateway.name() && at == index {
                 continue;
             }

@@ -95,12 +95,14 @@ fn absent(view: &View<'_>, service: &VirtualService, findings: &mut Vec<Finding>
         return;
     }
     let domain = &view.context.identity.cluster_domain;
+    // Else a host may be there for the gateways.
+    let for_mesh_alone = gateways(service).is_empty();
     for (at, written) in service.spec.hosts.iter().enumerate() {
         let full = view.context.full_host(written, service.namespace());
         // Names of the outside need no object: sidecars may pass such traffic on.
         let inside = full.ends_with(&format!(".svc.{domain}")) && !full.starts_with('*');
         let alike = names::meant(view.context, written, service.namespace());
-        if !view.context.registry.covered(&full).is_empty() || !(inside || alike.is_some()) {
+        if !view.context.registry.covered(&full).is_empty() || !(inside || (alike.is_some() && for_mesh_alone)) {
             continue;
         }
         let message = format!(

@@ -3,6 +3,7 @@
 //! [`references`] and [`endpoints`] are part of [`super::parse`], since they say what traffic is refused. The rest is for people
 //! who ask ([`analyze`]): it compares object with object, which an agent has no need to do on every change.
 
+mod annotations;
 mod bypass;
 mod cover;
 mod doubles;
@@ -25,7 +26,7 @@ use super::{
     workloads::Workloads,
 };
 use crate::{
-    finding::{self, Finding},
+    finding::{self, Finding, Severity},
     spec::Specs,
 };
 use std::collections::HashMap;
@@ -84,9 +85,34 @@ pub fn analyze(specs: &Specs, identity: &Identity) -> Vec<Finding> {
         gateways::check,
         services::check,
         doubles::check,
+        annotations::check,
     ] {
         analysis(&view, &mut findings);
     }
     finding::sort(&mut findings);
     findings
+}
+
+/// Annotation by which an object is excused from findings, as for `istioctl analyze`: codes with commas between them, or `*`.
+const SUPPRESS: &str = "galley.istio.io/analyze-suppress";
+
+/// Leaves out what objects are excused from. Errors stay.
+pub fn excuse(specs: &Specs, findings: &mut Vec<Finding>) {
+    let mut excused: HashMap<String, String> = HashMap::new();
+    macro_rules! collect {
+        ($($list:ident),*) => { $(for object in &specs.$list {
+            if let Some(codes) = object.annotations.get(SUPPRESS) {
+                excused.insert(object.key.to_string(), codes.clone());
+            }
+        })* };
+    }
+    collect!(gateways, virtual_services, destination_rules, service_entries, workload_entries, services, pods);
+    if excused.is_empty() {
+        return;
+    }
+    findings.retain(|finding| {
+        let codes = excused.get(&finding.object).map(String::as_str).unwrap_or_default();
+        let named = codes.split(',').any(|code| code.trim() == finding.code) || codes.trim() == "*";
+        finding.severity == Severity::Error || !named
+    });
 }

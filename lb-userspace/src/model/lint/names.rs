@@ -13,7 +13,9 @@ pub fn meant(context: &Context<'_>, written: &str, namespace: &str) -> Option<St
     // `reviews.prod` and `reviews.prod.svc` are taken as they are; as a Service's name and namespace they may exist.
     let domain = &context.identity.cluster_domain;
     let longer = [format!("{full}.svc.{domain}"), format!("{full}.{domain}")];
-    let named_alike = |host: &&str| host.split('.').next() == Some(first) && host.ends_with(&**domain);
+    // A name of the outside means what it says, whatever Services are called.
+    let inside = full.ends_with(&**domain);
+    let named_alike = |host: &&str| inside && host.split('.').next() == Some(first) && host.ends_with(&**domain);
     hosts()
         .find(|host| longer.iter().any(|longer| longer == host))
         .or_else(|| hosts().filter(named_alike).min())

@@ -193,7 +193,10 @@ fn resets(rule: &Object<DestinationRule>, findings: &mut Vec<Finding>) {
             );
             let path = format!("{path}.portLevelSettings[{at}]");
             let remedy = "Repeat what is meant for this port too.";
-            findings.push(rule.finding(Severity::Warning, code::PORT_RESETS, path, message, remedy));
+            // Istio's own tutorials leave a balancer out; without TLS or ejection the port is another one than was meant.
+            let grave = lost.iter().any(|field| matches!(*field, "tls" | "outlierDetection"));
+            let severity = if grave { Severity::Warning } else { Severity::Info };
+            findings.push(rule.finding(severity, code::PORT_RESETS, path, message, remedy));
         }
     }
 }
