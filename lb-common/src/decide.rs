@@ -14,6 +14,9 @@ use crate::{
 /// Source ports tried for a new flow before giving up.
 pub const PORT_PROBES: u32 = 64;
 
+/// A packet with less time to live than this is not forwarded (RFC 1812 section 5.3.1, RFC 8200 section 3).
+pub const LEAST_HOPS: u8 = 2;
+
 /// How far ahead of the expected acknowledgement number a segment may be and still complete a handshake: a generous
 /// window, yet 1 in 4,096 for somebody who guesses.
 const ACK_WINDOW: u32 = 1 << 20;
@@ -41,6 +44,14 @@ pub fn decide<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> V
         drop(pending);
         return handshake(tables, packet);
     }
+    if !packet.segment.opens()
+        && let Some(entry) = tables.flow(&packet.segment.tuple)
+    {
+        // Another CPU moved it from one table to the other between the two look-ups.
+        packet.here.entry = *entry;
+        drop(entry);
+        return known(tables, packet);
+    }
     new(tables, packet)
 }
 
@@ -67,6 +78,9 @@ fn known<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdic
     packet.to = packet.here.entry.to;
     if let Err(reason) = next_hop(tables, packet, (packet.here.entry.hop, packet.here.entry.mtu)) {
         return Verdict::Drop(reason);
+    }
+    if packet.ip.hops < LEAST_HOPS {
+        return Verdict::Expired;
     }
     refresh(tables, packet);
     if packet.segment.wire_len > packet.mtu {
@@ -105,6 +119,9 @@ fn handshake<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Ve
     packet.to = packet.here.entry.to;
     if let Err(reason) = next_hop(tables, packet, (packet.here.entry.hop, packet.here.entry.mtu)) {
         return Verdict::Drop(reason);
+    }
+    if packet.ip.hops < LEAST_HOPS {
+        return Verdict::Expired;
     }
     let reverse = packet.to.reverse();
     let expect = packet.segment.seq.wrapping_add(1);
@@ -192,6 +209,13 @@ fn open<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict
     if let Err(reason) = next_hop(tables, packet, (Hop::default(), 0)) {
         return Verdict::Drop(reason);
     }
+    if packet.ip.hops < LEAST_HOPS {
+        return Verdict::Expired;
+    }
+    if packet.pick.backend.forwarding == Forwarding::Dnat && beside(tables, packet) {
+        packet.pick.backend.forwarding = Forwarding::Snat;
+        packet.to.src = packet.pick.backend.source;
+    }
     // A SYN may carry data (RFC 7413).
     if packet.segment.wire_len > packet.mtu {
         return Verdict::TooBig(packet.mtu);
@@ -221,6 +245,13 @@ fn open<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict
     tables.count_new(packet.pick.destination, Some(packet.pick.backend.stats));
     tables.count_backend(packet.pick.backend.stats, Side::Client, packet.segment.ip_len as u64);
     Verdict::Forward(Reason::ForwardNew)
+}
+
+/// Whether client and backend are neighbours on one link, or one and the same: the backend would answer a kept client address
+/// without passing here.
+#[inline(never)]
+fn beside<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> bool {
+    packet.hop.leaves_by(tables.came_by()) && tables.is_neighbour(&packet.segment.tuple.src)
 }
 
 /// Takes a reverse tuple for this flow and leaves the source port it got in `here`.

@@ -34,6 +34,9 @@ pub trait Frame {
     /// Cuts the frame to `len` bytes.
     fn truncate(&mut self, len: usize) -> Option<()>;
 
+    /// Makes room for `by` bytes in front of the frame, which hold anything.
+    fn grow(&mut self, by: usize) -> Option<()>;
+
     /// Prepares the frame for the host's neighbour table, where that is another program's to ask: it must find `ifindex` in
     /// the frame.
     fn hand_over(&mut self, _ifindex: u32) -> Option<()> {
@@ -88,6 +91,12 @@ impl<'a> Bytes<'a> {
         Self { bytes, len }
     }
 
+    /// A frame of `len` bytes at the start of a larger buffer: it can grow.
+    pub fn within(bytes: &'a mut [u8], len: usize) -> Self {
+        let len = len.min(bytes.len());
+        Self { bytes, len }
+    }
+
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
@@ -108,5 +117,12 @@ impl Frame for Bytes<'_> {
 
     fn truncate(&mut self, len: usize) -> Option<()> {
         (len <= self.len).then(|| self.len = len)
+    }
+
+    fn grow(&mut self, by: usize) -> Option<()> {
+        let len = self.len.checked_add(by).filter(|len| *len <= self.bytes.len())?;
+        self.bytes.copy_within(..self.len, by);
+        self.len = len;
+        Some(())
     }
 }

@@ -11,6 +11,7 @@ extern crate std;
 pub mod checksum;
 pub mod conntrack;
 pub mod decide;
+pub mod error;
 pub mod flow;
 pub mod frame;
 pub mod icmp;

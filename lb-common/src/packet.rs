@@ -83,6 +83,7 @@ impl<A: Address> Packet<A> {
                 src: A::ZERO,
                 dst: A::ZERO,
                 protocol: 0,
+                hops: 64,
                 transport: 0,
                 transport_len: 0,
                 fragment: Fragment::Whole,

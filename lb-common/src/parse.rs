@@ -14,6 +14,8 @@ pub struct Ip<A> {
     pub src: A,
     pub dst: A,
     pub protocol: u8,
+    /// Time to live, or hop limit.
+    pub hops: u8,
     /// Where the transport header starts, and the bytes of IP payload from there on.
     pub transport: usize,
     pub transport_len: usize,
@@ -95,7 +97,7 @@ impl Header for crate::flow::V4 {
         }
         let total = frame.load::<Be16>(at + ipv4::TOTAL_LEN).ok_or(MALFORMED)?.get() as usize;
         let fragment = frame.load::<Be16>(at + ipv4::FRAGMENT).ok_or(MALFORMED)?.get();
-        let protocol: u8 = frame.load(at + ipv4::PROTOCOL).ok_or(MALFORMED)?;
+        let [hops, protocol]: [u8; 2] = frame.load(at + ipv4::TTL).ok_or(MALFORMED)?;
         let src: Self = frame.load(at + ipv4::SRC).ok_or(MALFORMED)?;
         let dst: Self = frame.load(at + ipv4::DST).ok_or(MALFORMED)?;
         if total < header || (room == Room::Whole && !frame.holds(at + total)) {
@@ -107,7 +109,7 @@ impl Header for crate::flow::V4 {
             let id = frame.load::<Be16>(at + ipv4::ID).ok_or(MALFORMED)?.get() as u32;
             if fragment & ipv4::OFFSET_MASK == 0 { Fragment::First(id) } else { Fragment::Later(id) }
         };
-        Ok(Ip { at, src, dst, protocol, transport: at + header, transport_len: total - header, fragment })
+        Ok(Ip { at, src, dst, protocol, hops, transport: at + header, transport_len: total - header, fragment })
     }
 }
 
@@ -130,8 +132,8 @@ impl Header for crate::flow::V6 {
         if room == Room::Whole && !frame.holds(transport + transport_len) {
             return Err(MALFORMED);
         }
-        let protocol: u8 = frame.load(at + ipv6::NEXT_HEADER).ok_or(MALFORMED)?;
-        Ok(Ip { at, src, dst, protocol, transport, transport_len, fragment: Fragment::Whole })
+        let [protocol, hops]: [u8; 2] = frame.load(at + ipv6::NEXT_HEADER).ok_or(MALFORMED)?;
+        Ok(Ip { at, src, dst, protocol, hops, transport, transport_len, fragment: Fragment::Whole })
     }
 
     #[inline(always)]

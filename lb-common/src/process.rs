@@ -4,7 +4,8 @@
 //! takes the slow path, which would give the same answer for every packet.
 
 use crate::{
-    decide::{decide, settled},
+    decide::{LEAST_HOPS, decide, settled},
+    error,
     flow::{Tuple, V4, V6},
     frame::Frame,
     icmp,
@@ -64,7 +65,7 @@ fn fast_ip<A: Family, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T, at: usi
     let Some(entry) = tables.flow(&segment.tuple) else {
         return foreign(tables, &segment);
     };
-    if !settled(tables, &segment, &entry) {
+    if !settled(tables, &segment, &entry) || ip.hops < LEAST_HOPS {
         return None;
     }
     tables.count_backend(entry.backend_stats, entry.side, segment.ip_len as u64);
@@ -99,7 +100,11 @@ pub fn slow<F: Frame, T: Host>(frame: &mut F, host: &T) -> Action {
 
 /// Each stage is a function of its own, so that their stack frames do not add up.
 #[inline(always)]
-fn slow_ip<A: Family + Answer, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T, at: usize) -> Outcome {
+fn slow_ip<A: Family + Answer + error::Errors, F: Frame, T: Tables<A>>(
+    frame: &mut F,
+    tables: &T,
+    at: usize,
+) -> Outcome {
     let Some(mut packet) = tables.scratch() else {
         return Outcome::drop(Reason::DropRewrite);
     };
@@ -110,7 +115,14 @@ fn slow_ip<A: Family + Answer, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T
             Verdict::Pass(reason) => Outcome::pass(reason),
             Verdict::Drop(reason) => Outcome::drop(reason),
             Verdict::Reject(reason) => reflect(reject::reset(frame, &packet.ip, &packet.segment), reason),
-            Verdict::TooBig(mtu) => reflect(A::too_big(frame, &packet.ip, mtu), Reason::ReplyTooBig),
+            Verdict::TooBig(mtu) if error::possible(&packet.ip) => {
+                reflect(error::answer(frame, &packet.ip, A::TOO_BIG, mtu as u32), Reason::ReplyTooBig)
+            }
+            Verdict::TooBig(_) => Outcome::drop(Reason::DropTooBig),
+            Verdict::Expired if error::possible(&packet.ip) && tables.may_answer() => {
+                reflect(error::answer(frame, &packet.ip, A::EXPIRED, 0), Reason::ReplyExpired)
+            }
+            Verdict::Expired => Outcome::drop(Reason::DropTtl),
             Verdict::Forward(reason) => deliver(frame, &packet, reason),
         },
     }

@@ -1,5 +1,4 @@
-//! Turns a packet into the answer to its sender, in place: a RST (RFC 9293 section 3.10.7.1), or "packet too big"
-//! (RFC 1191 section 4, RFC 4443 section 3.2).
+//! Turns a segment into the RST that answers it (RFC 9293 section 3.10.7.1), in place.
 //!
 //! The IP header keeps its length, so that the transport header stays where the sender's checksum offload expects it.
 
@@ -10,10 +9,11 @@ use crate::{
     packet::Segment,
     parse::Ip,
     rewrite::{Family, pseudo, swap_link},
-    wire::{Be16, Be32, ipv4, ipv6, protocol, tcp},
+    wire::{Be16, Be32, ipv4, ipv6, tcp},
 };
 
-const HOPS: u8 = 64;
+/// Time to live of what the balancer itself sends.
+pub(crate) const HOPS: u8 = 64;
 
 /// `None`: the frame could not be rewritten.
 #[inline(never)]
@@ -54,14 +54,7 @@ pub fn reset<A: Family + Answer, F: Frame>(frame: &mut F, ip: &Ip<A>, segment: &
 /// Turns an IP header into that of the answer.
 pub trait Answer: Address {
     fn answer<F: Frame>(frame: &mut F, ip: &Ip<Self>, transport_len: usize) -> Option<()>;
-
-    /// Replaces the packet, which is larger than any MTU allowed, by an ICMP error that quotes its head. Nothing is
-    /// quoted beyond the first 8 bytes of TCP, which is all that finds the sender's socket.
-    fn too_big<F: Frame>(frame: &mut F, ip: &Ip<Self>, mtu: u16) -> Option<()>;
 }
-
-const ICMP_HEADER: usize = 8;
-const QUOTE: usize = 8;
 
 impl Answer for V4 {
     #[inline(always)]
@@ -75,32 +68,6 @@ impl Answer for V4 {
         frame.store(ip.at + ipv4::TTL, [ttl.raw(), checksum::update(check, change)])?;
         frame.store(ip.at + ipv4::SRC, [ip.dst, ip.src])
     }
-
-    #[inline(never)]
-    fn too_big<F: Frame>(frame: &mut F, ip: &Ip<Self>, mtu: u16) -> Option<()> {
-        let quoted: [Be32; (ipv4::MIN_LEN + QUOTE) / 4] = frame.load(ip.at)?;
-        let len = ipv4::MIN_LEN + ICMP_HEADER + ipv4::MIN_LEN + QUOTE;
-        if ip.transport != ip.at + ipv4::MIN_LEN {
-            return None;
-        }
-        let header = [
-            Be32::new(0x4500_0000 | len as u32),
-            Be32::new(ipv4::DONT_FRAGMENT as u32),
-            Be32::new((HOPS as u32) << 24 | (protocol::ICMP as u32) << 16),
-        ];
-        let sum = header.iter().fold(ip.src.sum().plus(ip.dst.sum()), |sum, word| sum.long(*word));
-        let kind = [Be32::new(0x0304_0000), Be32::new(mtu as u32)];
-        let body = quoted.iter().fold(Sum::default().long(kind[0]).long(kind[1]), |sum, word| sum.long(*word));
-        swap_link(frame)?;
-        frame.store(ip.at, header)?;
-        frame.store(ip.at + ipv4::CHECKSUM, !sum.fold())?;
-        frame.store(ip.at + ipv4::SRC, [ip.dst, ip.src])?;
-        let at = ip.at + ipv4::MIN_LEN;
-        frame.store(at, kind)?;
-        frame.store(at + 2, !body.fold())?;
-        frame.store(at + ICMP_HEADER, quoted)?;
-        frame.truncate(ip.at + len)
-    }
 }
 
 impl Answer for V6 {
@@ -110,27 +77,5 @@ impl Answer for V6 {
         frame.store(ip.at + ipv6::PAYLOAD_LEN, Be16::new(len as u16))?;
         frame.store(ip.at + ipv6::HOP_LIMIT, HOPS)?;
         frame.store(ip.at + ipv6::SRC, [ip.dst, ip.src])
-    }
-
-    #[inline(never)]
-    fn too_big<F: Frame>(frame: &mut F, ip: &Ip<Self>, mtu: u16) -> Option<()> {
-        let quoted: [Be32; (ipv6::LEN + QUOTE) / 4] = frame.load(ip.at)?;
-        let len = ICMP_HEADER + ipv6::LEN + QUOTE;
-        if ip.transport != ip.at + ipv6::LEN {
-            return None;
-        }
-        let header = [Be32::new(6 << 28), Be32::new((len as u32) << 16 | (protocol::ICMPV6 as u32) << 8 | HOPS as u32)];
-        let kind = [Be32::new(0x0200_0000), Be32::new(mtu as u32)];
-        let pseudo =
-            ip.src.sum().plus(ip.dst.sum()).word(Be16::new(len as u16)).word(Be16::new(protocol::ICMPV6 as u16));
-        let body = quoted.iter().fold(pseudo.long(kind[0]).long(kind[1]), |sum, word| sum.long(*word));
-        swap_link(frame)?;
-        frame.store(ip.at, header)?;
-        frame.store(ip.at + ipv6::SRC, [ip.dst, ip.src])?;
-        let at = ip.at + ipv6::LEN;
-        frame.store(at, kind)?;
-        frame.store(at + 2, !body.fold())?;
-        frame.store(at + ICMP_HEADER, quoted)?;
-        frame.truncate(at + len)
     }
 }

@@ -14,7 +14,7 @@ use crate::{
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of everything in this file. An agent that finds another one pinned refuses to touch it.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Key of a VIP: what clients connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,6 +78,11 @@ impl Hop {
 
     pub const fn unmet(ifindex: u32) -> Self {
         Self { ifindex: ifindex | Self::UNMET, destination: Mac([0; 3]), source: Mac([0; 3]) }
+    }
+
+    #[inline(always)]
+    pub const fn leaves_by(&self, ifindex: u32) -> bool {
+        self.ifindex & !Self::UNMET == ifindex
     }
 
     /// Whether a frame can be sent with what is known.
@@ -193,6 +198,20 @@ pub struct Settings {
     pub snat_count: u16,
     /// Ticks after which an entry's `seen` and `hop` are renewed (about a second).
     pub refresh: u32,
+    pub turn: Turn,
+}
+
+/// How native XDP sends a frame out of the interface that it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Turn(u32);
+
+impl Turn {
+    /// XDP_TX: every driver has it, and on hardware it is the fastest.
+    pub const TRANSMIT: Turn = Turn(0);
+    /// As to any other interface: on veth XDP_TX is delivered only to a far end that has an XDP program itself, and otherwise
+    /// lies there until something else is sent (`veth_xdp_flush`).
+    pub const REDIRECT: Turn = Turn(1);
 }
 
 /// Per-CPU counters of a backend.
@@ -337,6 +356,8 @@ pub trait Tables<A: Address> {
     /// Room for one packet; never taken twice at a time.
     fn scratch(&self) -> Option<Self::Scratch<'_>>;
     fn settings(&self) -> Settings;
+    /// Whether one more ICMP error may be sent that RFC 4443 section 2.4 (f) wants limited.
+    fn may_answer(&self) -> bool;
     /// Ticks of a coarse clock; wraps.
     fn now(&self) -> u32;
     fn port_in_use(&self, usage: PortUse, port: Be16) -> bool;
@@ -366,6 +387,10 @@ pub trait Tables<A: Address> {
 
     /// Next hop for a packet of ours from `from` to `to`.
     fn route(&self, from: &A, to: &A) -> Route;
+    /// The interface that the packet came in by; 0 where there is none.
+    fn came_by(&self) -> u32;
+    /// Whether `address` is a neighbour: reached without a gateway.
+    fn is_neighbour(&self, address: &A) -> bool;
 
     /// Counts a packet by its reason's number.
     fn count(&self, reason: u32);

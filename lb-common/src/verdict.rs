@@ -34,7 +34,8 @@ reasons! {
     DropNoRoute = "drop.no-route", "the host has no route to the rewritten destination that a program can take";
     DropLookup = "drop.lookup-refused", "the host answers no route lookups: forwarding is off for its loopback interface";
     DropNeighbour = "drop.neighbour", "the next hop's link address is not known and this interface's driver cannot hand the packet to the host";
-    DropTtl = "drop.ttl", "time to live ran out";
+    DropTtl = "drop.ttl", "time to live ran out, and no answer is due: of an ICMP error, or too many were given just now";
+    DropTooBig = "drop.too-big", "larger than the next hop's MTU, and no answer can be made: a later fragment, or too many headers to quote";
     DropReset = "drop.reset", "a RST for a flow that is not known";
     DropRewrite = "drop.rewrite", "the frame could not be rewritten";
     RejectBroken = "reject.broken-destination", "the chosen destination does not exist";
@@ -49,6 +50,7 @@ reasons! {
     ForwardIcmp = "forward.icmp", "ICMP error about a flow, translated";
     ForwardNeighbour = "forward.neighbour", "sent through the host's neighbour table, which asks for the next hop's link address";
     ReplyTooBig = "reply.too-big", "larger than the next hop's MTU; answered with ICMP";
+    ReplyExpired = "reply.time-exceeded", "time to live ran out; answered with ICMP";
 }
 
 /// What happens to one TCP segment.
@@ -61,6 +63,8 @@ pub enum Verdict {
     Reject(Reason),
     /// Larger than the next hop takes (bytes of IP); the sender is told.
     TooBig(u16),
+    /// Its time to live ends here; the sender is told.
+    Expired,
     Forward(Reason),
 }
 

@@ -4,8 +4,8 @@ use crate::maps;
 use aya_ebpf::{
     bindings::{BPF_F_PSEUDO_HDR, xdp_md},
     helpers::generated::{
-        bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_tail, bpf_xdp_adjust_meta,
-        bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
+        bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_change_tail,
+        bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
     },
     programs::{TcContext, XdpContext},
 };
@@ -115,6 +115,12 @@ impl<C: Checksums> Frame for XdpFrame<'_, C> {
         (unsafe { bpf_xdp_adjust_tail(self.ctx.ctx, by) } == 0).then_some(())
     }
 
+    #[inline(always)]
+    fn grow(&mut self, by: usize) -> Option<()> {
+        // SAFETY: the context is the one this program was called with; packet pointers are read anew at each access.
+        (unsafe { bpf_xdp_adjust_head(self.ctx.ctx, -(by as i32)) } == 0).then_some(())
+    }
+
     /// Some drivers keep no metadata; the helper refuses there.
     #[inline(always)]
     fn hand_over(&mut self, ifindex: u32) -> Option<()> {
@@ -183,8 +189,12 @@ impl Checksums for Generic {
     }
 }
 
-/// Pieces of a jumbo frame.
-const PIECES: u32 = 40;
+/// What `bpf_csum_diff` takes at a time (its scratch room before kernel 6.13).
+pub const PIECE_LEN: usize = 512;
+
+/// Pieces of the largest IP packet: 127 whole ones, and the rest in 7 of 64 bytes, 15 of 4 and 2 smaller
+/// ones at most. The round that finds nothing left counts too.
+const PIECES: u32 = 153;
 
 /// Where a summation stands. It is kept in a map, because the verifier follows numbers on the stack and would look at every
 /// length on its own, while a number in a map is just any number to it.
@@ -196,8 +206,7 @@ pub struct Summing {
     sum: u64,
 }
 
-/// Sum over `len` bytes from `at`, as far as they are in the frame's linear part and no more than a jumbo frame. Only
-/// frames of virtual devices come here.
+/// Sum over `len` bytes from `at`, in whatever buffers of the frame they are. Only frames of virtual devices come here.
 ///
 /// A global function (`no_mangle`): the verifier looks at it once, not once for every state of every caller.
 #[inline(never)]
@@ -208,43 +217,66 @@ extern "C" fn sum_segment(ctx: *mut xdp_md, at: u32, len: u32) -> u64 {
     };
     *summing = Summing { at: at as u64, left: len as u64, sum: 0 };
     for _ in 0..PIECES {
-        let added = match summing.left {
-            512.. => sum_piece::<512>(ctx, summing),
-            64.. => sum_piece::<64>(ctx, summing),
-            4.. => sum_piece::<4>(ctx, summing),
-            _ => break,
-        };
-        if added.is_none() {
+        if sum_piece(ctx) == 0 {
             break;
         }
-    }
-    let (left, at) = (summing.left, summing.at as usize);
-    // SAFETY: `ctx` is this program's context.
-    let (data, end) = unsafe { ((*ctx).data as usize, (*ctx).data_end as usize) };
-    if left & 2 != 0
-        && let Some(word) = within::<u16>(data, end, at)
-    {
-        // SAFETY: checked by `within`.
-        summing.sum += unsafe { ptr::read(word) } as u64;
-    }
-    if left & 1 != 0
-        && let Some(byte) = within::<u8>(data, end, at + (left & 2) as usize)
-    {
-        // SAFETY: checked by `within`.
-        summing.sum += unsafe { *byte } as u64;
     }
     summing.sum
 }
 
+/// Adds the next piece; 0 where none is left. Global too, or the verifier would follow each way through each round.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn sum_piece(ctx: *mut xdp_md) -> u64 {
+    let (Some(summing), Some(room)) = (maps::summing(), maps::piece()) else {
+        return 0;
+    };
+    let added = match summing.left {
+        512.. => add::<512>(ctx, summing, room),
+        64.. => add::<64>(ctx, summing, room),
+        4.. => add::<4>(ctx, summing, room),
+        2.. => add_last::<2>(ctx, summing, room),
+        1.. => add_last::<1>(ctx, summing, room),
+        0 => None,
+    };
+    added.is_some() as u64
+}
+
 #[inline(always)]
-fn sum_piece<const SIZE: usize>(ctx: *mut xdp_md, summing: &mut Summing) -> Option<()> {
+fn add<const SIZE: usize>(ctx: *mut xdp_md, summing: &mut Summing, room: &mut [u8; PIECE_LEN]) -> Option<()> {
     // SAFETY: `ctx` is this program's context.
-    let piece = unsafe { within::<[u8; SIZE]>((*ctx).data as usize, (*ctx).data_end as usize, summing.at as usize) }?;
-    // SAFETY: the helper reads `SIZE` bytes, which `within` checked.
-    summing.sum += unsafe { bpf_csum_diff(ptr::null_mut(), 0, piece.cast(), SIZE as u32, 0) } as u32 as u64;
+    let near = unsafe { within::<[u8; SIZE]>((*ctx).data as usize, (*ctx).data_end as usize, summing.at as usize) };
+    // SAFETY: the helper reads `SIZE` bytes, which `within` checked, or which `copy` put there.
+    let sum = |piece: *mut u32| unsafe { bpf_csum_diff(ptr::null_mut(), 0, piece, SIZE as u32, 0) } as u32 as u64;
+    summing.sum += match near {
+        Some(piece) => sum(piece.cast()),
+        None => {
+            copy::<SIZE>(ctx, summing.at, room)?;
+            sum(room.as_mut_ptr().cast())
+        }
+    };
     summing.at += SIZE as u64;
     summing.left -= SIZE as u64;
     Some(())
+}
+
+/// Fewer bytes than a checksum's unit here: zeros behind them count nothing (RFC 1071 section 1).
+#[inline(always)]
+fn add_last<const SIZE: usize>(ctx: *mut xdp_md, summing: &mut Summing, room: &mut [u8; PIECE_LEN]) -> Option<()> {
+    [room[0], room[1]] = [0; 2];
+    copy::<SIZE>(ctx, summing.at, room)?;
+    summing.sum += u16::from_ne_bytes([room[0], room[1]]) as u64;
+    summing.at += SIZE as u64;
+    summing.left -= SIZE as u64;
+    Some(())
+}
+
+/// Copies what may lie beyond the first buffer.
+#[inline(always)]
+fn copy<const SIZE: usize>(ctx: *mut xdp_md, at: u64, room: &mut [u8; PIECE_LEN]) -> Option<()> {
+    // SAFETY: the helper checks the place in the frame; the room has `SIZE` bytes or more.
+    let copied = unsafe { bpf_xdp_load_bytes(ctx, at as u32, room.as_mut_ptr().cast(), SIZE as u32) };
+    (copied == 0).then_some(())
 }
 
 /// Bytes in which all headers of interest lie, also those quoted in an ICMP error.
@@ -320,6 +352,12 @@ impl Frame for TcFrame<'_> {
     fn truncate(&mut self, len: usize) -> Option<()> {
         // SAFETY: packet pointers are read anew at each access.
         (unsafe { bpf_skb_change_tail(self.ctx.skb.skb, len as u32, 0) } == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn grow(&mut self, by: usize) -> Option<()> {
+        // SAFETY: packet pointers are read anew at each access.
+        (unsafe { bpf_skb_change_head(self.ctx.skb.skb, by as u32, 0) } == 0).then_some(())
     }
 
     /// The helper knows whether the checksum is complete.

@@ -13,6 +13,7 @@ use aya_ebpf::{
 };
 use lb_common::{
     process::{fast, slow},
+    table::Turn,
     verdict::Action,
 };
 
@@ -95,9 +96,18 @@ fn xdp_verdict(ctx: &XdpContext, action: Action) -> u32 {
         // `meet` takes over what was prepared for it.
         Action::Pass | Action::Meet(_) => xdp_action::XDP_PASS,
         Action::Drop => xdp_action::XDP_DROP,
-        Action::Reflect => xdp_action::XDP_TX,
-        Action::Send(ifindex) if ifindex as usize == ctx.ingress_ifindex() => xdp_action::XDP_TX,
+        Action::Reflect => back(ctx),
+        Action::Send(ifindex) if ifindex as usize == ctx.ingress_ifindex() => back(ctx),
         Action::Send(ifindex) => ctx::redirect(ifindex) as u32,
+    }
+}
+
+/// Out of the interface that the frame came from.
+#[inline(always)]
+fn back(ctx: &XdpContext) -> u32 {
+    match maps::turn() {
+        Turn::REDIRECT => ctx::redirect(ctx.ingress_ifindex() as u32) as u32,
+        _ => xdp_action::XDP_TX,
     }
 }
 

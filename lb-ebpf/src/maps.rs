@@ -1,6 +1,6 @@
 //! Every kernel map, and `lb_common`'s tables over them.
 
-use crate::ctx::Summing;
+use crate::ctx::{PIECE_LEN, Summing, ifindex};
 use aya_ebpf::{
     EbpfContext,
     bindings::{
@@ -19,10 +19,10 @@ use lb_common::{
     packet::Packet,
     table::{
         ARENA_LINE, Backend, BackendStats, FILTER_WORDS, FlowEntry, FragmentKey, FragmentPorts, Hop, PendingEntry,
-        PortUse, Put, PutError, Region, Route, Settings, Side, Tables, VipKey, endpoint_hash,
+        PortUse, Put, PutError, Region, Route, Settings, Side, Tables, Turn, VipKey, endpoint_hash,
     },
     verdict::Reason,
-    wire::{Be16, Mac},
+    wire::{Be16, Be32, Mac},
 };
 
 // The agent sets every size before it loads the program; the numbers here only have to be legal.
@@ -75,6 +75,12 @@ static SCRATCH4: PerCpuArray<Packet<V4>> = PerCpuArray::with_max_entries(1, 0);
 static SCRATCH6: PerCpuArray<Packet<V6>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static SUMMING: PerCpuArray<Summing> = PerCpuArray::with_max_entries(1, 0);
+/// What lies beyond a frame's first buffer, piece by piece.
+#[map]
+static PIECE: PerCpuArray<[u8; PIECE_LEN]> = PerCpuArray::with_max_entries(1, 0);
+/// ICMP answers given in the present span of time.
+#[map]
+static ANSWERS: PerCpuArray<Answers> = PerCpuArray::with_max_entries(1, 0);
 /// The slow path's programs: native and generic XDP, and TC.
 #[map]
 static SLOW_XDP: ProgramArray = ProgramArray::with_max_entries(2, 0);
@@ -84,10 +90,29 @@ static SLOW_TC: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 static CLOCK: Array<[u64; 2]> = Array::with_max_entries(1, 0);
 
+/// The tick at which a span began, and the answers since.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Answers {
+    since: u32,
+    given: u32,
+}
+
+/// Ticks of a span, and how many answers one CPU gives in it: 156 to 1,560 a second, by the kernel's CONFIG_HZ.
+const ANSWER_SPAN: u32 = 64;
+const ANSWERS_A_SPAN: u32 = 100;
+
 pub fn read_clock() {
     // SAFETY: both helpers take nothing and return numbers.
     let now = unsafe { [bpf_ktime_get_ns(), bpf_jiffies64()] };
     let _ = CLOCK.set(0, now, BPF_ANY as u64);
+}
+
+/// Room for the part of a frame that no pointer reaches.
+#[inline(always)]
+pub fn piece() -> Option<&'static mut [u8; PIECE_LEN]> {
+    // SAFETY: as in `summing`.
+    PIECE.get_ptr_mut(0).map(|piece| unsafe { &mut *piece })
 }
 
 /// Room for one summation.
@@ -110,20 +135,42 @@ pub fn slow_tc<C: EbpfContext>(ctx: &C) {
     unsafe { SLOW_TC.tail_call(ctx, 0) };
 }
 
+/// How to send back; of native XDP only.
+#[inline(always)]
+pub fn turn() -> Turn {
+    SETTINGS.get(0).map_or(Turn::TRANSMIT, |settings| settings.turn)
+}
+
 /// The tables of this host. Holds the context because a route lookup needs it.
 pub struct Kernel {
     ctx: *mut c_void,
+    ingress: u32,
 }
 
 impl Kernel {
     #[inline(always)]
     pub fn xdp(ctx: &XdpContext) -> Self {
-        Self { ctx: ctx.as_ptr() }
+        Self { ctx: ctx.as_ptr(), ingress: ctx.ingress_ifindex() as u32 }
     }
 
     #[inline(always)]
     pub fn tc(ctx: &TcContext) -> Self {
-        Self { ctx: ctx.as_ptr() }
+        Self { ctx: ctx.as_ptr(), ingress: ifindex(ctx) }
+    }
+
+    /// What the kernel's routing tables say, and its verdict.
+    #[inline(always)]
+    fn look_up<A: Maps>(&self, from: &A, to: &A) -> (FibLookup, u32) {
+        // SAFETY: all-zero is a legal value of every field.
+        let mut lookup: FibLookup = unsafe { mem::zeroed() };
+        A::fill(&mut lookup, from, to);
+        lookup.ifindex = LOOPBACK;
+        lookup.l4_protocol = lb_common::wire::protocol::TCP;
+        // Any length makes the helper report the route's MTU.
+        lookup.__bindgen_anon_1.tot_len = 1;
+        // SAFETY: the helper reads and writes the struct it is given the size of.
+        let result = unsafe { bpf_fib_lookup(self.ctx, ptr::from_mut(&mut lookup), size_of::<FibLookup>() as i32, 0) };
+        (lookup, result as u32)
     }
 }
 
@@ -137,10 +184,11 @@ trait Maps: Address {
     /// AF_INET or AF_INET6, and the addresses of a route lookup.
     fn scratches() -> &'static PerCpuArray<Packet<Self>>;
     fn fill(lookup: &mut FibLookup, from: &Self, to: &Self);
+    fn destination(lookup: &FibLookup) -> Self;
 }
 
 macro_rules! family_maps {
-    ($family:ty, $flows:ident, $pending:ident, $fragments:ident, $vips:ident, $backends:ident, $scratch:ident, $fill:expr) => {
+    ($family:ty, $flows:ident, $pending:ident, $fragments:ident, $vips:ident, $backends:ident, $scratch:ident, $fill:expr, $destination:expr) => {
         impl Maps for $family {
             #[inline(always)]
             fn flows() -> &'static LruHashMap<Tuple<Self>, FlowEntry<Self>> {
@@ -170,6 +218,10 @@ macro_rules! family_maps {
             fn fill(lookup: &mut FibLookup, from: &Self, to: &Self) {
                 $fill(lookup, from, to)
             }
+            #[inline(always)]
+            fn destination(lookup: &FibLookup) -> Self {
+                $destination(lookup)
+            }
         }
     };
 }
@@ -189,7 +241,9 @@ family_maps!(
         lookup.family = AF_INET;
         lookup.__bindgen_anon_3.ipv4_src = from.0.raw();
         lookup.__bindgen_anon_4.ipv4_dst = to.0.raw();
-    }
+    },
+    // SAFETY: of an IPv4 lookup the union holds this.
+    |lookup: &FibLookup| V4(Be32::from_raw(unsafe { lookup.__bindgen_anon_4.ipv4_dst }))
 );
 family_maps!(
     V6,
@@ -203,7 +257,9 @@ family_maps!(
         lookup.family = AF_INET6;
         lookup.__bindgen_anon_3.ipv6_src = from.0.map(|word| word.raw());
         lookup.__bindgen_anon_4.ipv6_dst = to.0.map(|word| word.raw());
-    }
+    },
+    // SAFETY: of an IPv6 lookup the union holds this.
+    |lookup: &FibLookup| V6(unsafe { lookup.__bindgen_anon_4.ipv6_dst }.map(Be32::from_raw))
 );
 
 /// The balancer sends packets as itself, so routes are looked up as for local packets: from the loopback interface. The
@@ -226,8 +282,23 @@ impl<A: Maps> Tables<A> for Kernel {
     fn settings(&self) -> Settings {
         match SETTINGS.get(0) {
             Some(settings) => *settings,
-            None => Settings { snat_first: 0, snat_count: 0, refresh: 0 },
+            None => Settings { snat_first: 0, snat_count: 0, refresh: 0, turn: Turn::TRANSMIT },
         }
+    }
+
+    #[inline(always)]
+    fn may_answer(&self) -> bool {
+        // SAFETY: takes nothing, returns a number.
+        let now = unsafe { bpf_jiffies64() as u32 };
+        // SAFETY: the slot is this CPU's own.
+        let Some(answers) = ANSWERS.get_ptr_mut(0).map(|answers| unsafe { &mut *answers }) else {
+            return false;
+        };
+        if now.wrapping_sub(answers.since) >= ANSWER_SPAN {
+            *answers = Answers { since: now, given: 0 };
+        }
+        answers.given += 1;
+        answers.given <= ANSWERS_A_SPAN
     }
 
     #[inline(always)]
@@ -339,25 +410,29 @@ impl<A: Maps> Tables<A> for Kernel {
 
     #[inline(never)]
     fn route(&self, from: &A, to: &A) -> Route {
-        // SAFETY: all-zero is a legal value of every field.
-        let mut lookup: FibLookup = unsafe { mem::zeroed() };
-        A::fill(&mut lookup, from, to);
-        lookup.ifindex = LOOPBACK;
-        lookup.l4_protocol = lb_common::wire::protocol::TCP;
-        // Any length makes the helper report the route's MTU.
-        lookup.__bindgen_anon_1.tot_len = 1;
-        // SAFETY: the helper reads and writes the struct it is given the size of.
-        let result = unsafe { bpf_fib_lookup(self.ctx, ptr::from_mut(&mut lookup), size_of::<FibLookup>() as i32, 0) };
-        if result == BPF_FIB_LKUP_RET_SUCCESS as i64 {
+        let (lookup, result) = self.look_up(from, to);
+        if result == BPF_FIB_LKUP_RET_SUCCESS {
             let hop = Hop { ifindex: lookup.ifindex, destination: mac(lookup.dmac), source: mac(lookup.smac) };
             // SAFETY: after success the union holds the MTU.
             return Route::Hop(hop, unsafe { lookup.__bindgen_anon_1.mtu_result });
         }
-        match result as u32 {
+        match result {
             BPF_FIB_LKUP_RET_NO_NEIGH => Route::Unmet(lookup.ifindex),
             BPF_FIB_LKUP_RET_FWD_DISABLED => Route::Refused,
             _ => Route::None,
         }
+    }
+
+    #[inline(always)]
+    fn came_by(&self) -> u32 {
+        self.ingress
+    }
+
+    #[inline(never)]
+    fn is_neighbour(&self, address: &A) -> bool {
+        let (lookup, result) = self.look_up(address, address);
+        // The helper puts the gateway in the destination's place where there is one.
+        matches!(result, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH) && A::destination(&lookup) == *address
     }
 
     #[inline(always)]

@@ -27,7 +27,10 @@ use crate::{
     },
     spec::Store,
 };
-use lb_common::{conntrack::Timeouts, table::Settings};
+use lb_common::{
+    conntrack::Timeouts,
+    table::{Settings, Turn},
+};
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
@@ -187,14 +190,21 @@ impl Agent {
     /// Brings the first revision into force, then attaches.
     async fn start(options: Options, pins: Pins, lock: std::fs::File) -> Result<Self, AgentError> {
         let network = Network::open()?;
-        let attachments = plan_attachments(&options, &network.links().await?)?;
+        let links = network.links().await?;
+        let attachments = plan_attachments(&options, &links)?;
         let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64);
         tracing::info!(memory = %options.limits.memory(cpus), flows = options.limits.flows, "kernel maps");
         let mut loaded = Loaded::load(&pins, &options.limits)?;
         let mut maps = loaded.maps()?;
         let ticks_per_second = loaded.ticks_per_second()?;
         let (first, last) = options.snat_ports;
-        maps.set_settings(Settings { snat_first: first, snat_count: last - first + 1, refresh: ticks_per_second })?;
+        let settings = Settings {
+            snat_first: first,
+            snat_count: last - first + 1,
+            refresh: ticks_per_second,
+            turn: turn(&attachments, &links),
+        };
+        maps.set_settings(settings)?;
         let changed = host::allow_lookups()? | maps.meta(Meta::Forwarding)?;
         maps.set_meta(Meta::Forwarding, changed)?;
         let left = maps.left()?;
@@ -443,6 +453,15 @@ fn plan_attachments(options: &Options, links: &[Link]) -> Result<Vec<Attachment>
     attachments.sort_by(|a, b| a.interface.cmp(&b.interface));
     attachments.dedup();
     Ok(attachments)
+}
+
+/// One virtual interface with native XDP is enough: what serves it serves hardware too.
+fn turn(attachments: &[Attachment], links: &[Link]) -> Turn {
+    let software = |attachment: &&Attachment| {
+        let named = |link: &&Link| link.name == attachment.interface && link.nature == Nature::Virtual;
+        attachment.mode == Mode::Xdp && links.iter().any(|link| named(&link))
+    };
+    if attachments.iter().any(|attachment| software(&attachment)) { Turn::REDIRECT } else { Turn::TRANSMIT }
 }
 
 fn check_ports(snat: (u16, u16)) -> Result<(), AgentError> {

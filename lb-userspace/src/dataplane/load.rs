@@ -102,8 +102,10 @@ pub enum LoadError {
 }
 
 /// Maps that are pinned besides the sized ones.
-const OTHER_MAPS: [&str; 9] =
-    ["SETTINGS", "META", "COUNTERS", "CLOCK", "SCRATCH4", "SCRATCH6", "SUMMING", "SLOW_XDP", "SLOW_TC"];
+const OTHER_MAPS: [&str; 11] = [
+    "SETTINGS", "META", "COUNTERS", "CLOCK", "SCRATCH4", "SCRATCH6", "SUMMING", "PIECE", "ANSWERS", "SLOW_XDP",
+    "SLOW_TC",
+];
 
 /// The program behind those of XDP, and the kind of its links.
 const MEET: &str = "meet";

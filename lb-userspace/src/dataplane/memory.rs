@@ -9,7 +9,7 @@ use lb_common::{
     packet::Packet,
     table::{
         ARENA_LINE, Backend, FILTER_WORDS, FlowEntry, FragmentKey, FragmentPorts, Hop, PendingEntry, PortUse, Put,
-        PutError, Region, Route, Settings, Side, Tables, VipKey, endpoint_hash,
+        PutError, Region, Route, Settings, Side, Tables, Turn, VipKey, endpoint_hash,
     },
     verdict::Reason,
     wire::{Be16, protocol},
@@ -76,7 +76,7 @@ impl MemoryTables {
             arena: vec![0; lines as usize * ARENA_LINE],
             space: Space::new(lines),
             ports: vec![0; FILTER_WORDS as usize],
-            settings: Settings { snat_first: 10_000, snat_count: 20_000, refresh: 1_000 },
+            settings: Settings { snat_first: 10_000, snat_count: 20_000, refresh: 1_000, turn: Turn::TRANSMIT },
             clock: Cell::new(0),
             route: Cell::new(Route::Hop(hop, 1_500)),
             destinations: RefCell::default(),
@@ -206,6 +206,18 @@ impl<A: InMemory> Tables<A> for MemoryTables {
 
     fn settings(&self) -> Settings {
         self.settings
+    }
+
+    fn may_answer(&self) -> bool {
+        true
+    }
+
+    fn came_by(&self) -> u32 {
+        0
+    }
+
+    fn is_neighbour(&self, _: &A) -> bool {
+        false
     }
 
     fn now(&self) -> u32 {

@@ -10,7 +10,7 @@ use aya::programs::{ProgramFd, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
 use lb_common::conntrack::State;
 use lb_common::flow::Tuple;
-use lb_common::table::{FlowEntry, Forwarding, Hop, Settings, Side};
+use lb_common::table::{FlowEntry, Forwarding, Hop, Settings, Side, Turn};
 use lb_common::verdict::Reason;
 use lb_common::wire::{Be16, Mac};
 use meltemi::dataplane::Maps as _;
@@ -102,7 +102,12 @@ impl Production {
         let ours = load_xdp(&mut ebpf)?;
         // Only now: some maps are closed once they are mapped into memory, and programs name maps by descriptor.
         let mut maps = KernelMaps::open(|name| ebpf.take_map(name).ok_or(MapError::KeyNotFound))?;
-        maps.set_settings(Settings { snat_first: 10_000, snat_count: 22_768, refresh: u32::MAX })?;
+        maps.set_settings(Settings {
+            snat_first: 10_000,
+            snat_count: 22_768,
+            refresh: u32::MAX,
+            turn: Turn::TRANSMIT,
+        })?;
         Ok(Production { ebpf, maps, ours })
     }
 

@@ -134,7 +134,7 @@ proptest! {
                     prop_assert_eq!(answer.verdict, Verdict::Pass);
                     prop_assert_eq!((&answer.listener, &answer.route, &answer.chosen), (&None, &None, &None));
                 }
-                Decided::Drop(_) | Decided::TooBig(_) => prop_assert!(false, "{decided:?}"),
+                Decided::Drop(_) | Decided::TooBig(_) | Decided::Expired => prop_assert!(false, "{decided:?}"),
             }
         }
     }

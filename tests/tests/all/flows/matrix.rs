@@ -65,6 +65,28 @@ fn generic_xdp_carries_bulk_of_hosts_with_offload() {
     all(Mode::XdpGeneric, &[(Offload::AsCreated, 64 * 1024)]);
 }
 
+/// Large frames whose checksum the senders leave undone, in several buffers of native XDP.
+#[test]
+fn large_frames_with_offload_on_are_completed() {
+    for mode in [Mode::Xdp, Mode::Tc] {
+        let world = world::Options { mtu: 9000, ..world::Options::default() };
+        let stage = Setup { world, forwarding: Forwarding::Snat, ..Setup::new(mode) }.run();
+        let before = stage.world.checksum_errors().unwrap();
+        for family in BOTH {
+            for direction in ["up", "down"] {
+                let told = stage.bulk(listener(family), 16 * MIB, direction);
+                assert_eq!(told["matches"], true, "{} {family:?} {direction}: {told}", mode.name());
+                eprintln!(
+                    "{} {family:?} {direction}: {:.2} Gbit/s",
+                    mode.name(),
+                    told["gbitPerSecond"].as_f64().unwrap()
+                );
+            }
+        }
+        assert_eq!(stage.world.checksum_errors().unwrap() - before, 0, "{}: wrong checksums arrived", mode.name());
+    }
+}
+
 fn large(mode: Mode, bytes: u64) {
     let stage = Setup::new(mode).run();
     for (family, direction) in BOTH.into_iter().zip(["up", "down"]).chain(BOTH.into_iter().zip(["down", "up"])) {

@@ -2,10 +2,12 @@
 //! counters, times. What a single packet must look like is tested elsewhere.
 
 mod answers;
+mod asked;
 mod change;
 mod life;
 mod load;
 mod matrix;
+mod near;
 mod path;
 mod refusals;
 

@@ -21,7 +21,9 @@ kernel_test! {
                 return;
             }
             let flow = Flow::open(rig, mode, family, place, 40_000);
-            for length in (0..=70).chain([255, 256, 511, 512, 513, 1_000, 1_023, 1_024, 1_025, 1_440]) {
+            // The last ones are in several buffers.
+            let long = [255, 256, 511, 512, 513, 1_000, 1_023, 1_024, 1_025, 1_440, 3_400, 3_500, 3_501, 4_097, 8_900];
+            for length in (0..=70).chain(long) {
                 let payload: Vec<u8> = (0..length).map(|at| (at * 31 + 7) as u8).collect();
                 for packet in [flow.request(ACK, 1, 1).payload(&payload), flow.reply(ACK, 1, 1).payload(&payload)] {
                     let (out, counted) = match packet.src == flow.client.0 && packet.dst == flow.vip.0 {

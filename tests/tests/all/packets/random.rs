@@ -55,7 +55,7 @@ fn packet(random: &mut Random) -> Packet {
     let length = random.of(&[0, 0, 1, 5, 64, 513, 1_240, 1_300, 1_440]);
     packet.segment().payload = random.bytes(length);
     packet.segment().options = vec![1; 4 * random.of(&[0, 0, 3, 5, 10])];
-    packet.ttl = random.of(&[64, 64, 64, 64, 64, 64, 255, 2, 1, 0]);
+    packet.ttl = random.of(&[64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 255, 2, 1, 0]);
     packet.tags = random.of(&[vec![], vec![], vec![], vec![(0x8100, 7)], vec![(0x88a8, 7), (0x8100, 8)]]);
     if family == Family::V4 {
         packet.options = vec![1; 4 * random.of(&[0, 0, 0, 0, 1, 10])];
@@ -126,6 +126,11 @@ fn fate(action: Action) -> Fate {
     }
 }
 
+/// The bytes of a frame that may grow into an ICMP error.
+fn with_room(frame: &[u8]) -> Vec<u8> {
+    [frame, &[0; 64]].concat()
+}
+
 /// Frames of one history.
 const LENGTH: usize = 500;
 
@@ -142,8 +147,8 @@ fn compare(rig: &mut Rig, mode: Mode, seed: u64, seen: &mut BTreeSet<&'static st
         let mut frame = frame(&mut random, &history);
         let whole = verify(&frame).is_ok();
         mutate(&mut random, &mut frame);
-        let mut bytes = frame.clone();
-        let mut in_memory = Bytes::new(&mut bytes);
+        let mut bytes = with_room(&frame);
+        let mut in_memory = Bytes::within(&mut bytes, frame.len());
         let action = process(&mut in_memory, &twin);
         let expected = in_memory.as_slice().to_vec();
         let (did, sent) = rig.run(mode, &frame);
@@ -161,7 +166,13 @@ fn compare(rig: &mut Rig, mode: Mode, seed: u64, seen: &mut BTreeSet<&'static st
         }
         // The decision in memory shares its mistakes with the kernel's; the checksums are judged apart.
         if whole && matches!(did, Fate::Redirect | Fate::Back) && verify(&frame).is_ok() {
-            assert_eq!(verify(&sent), Ok(()), "{what}");
+            // The TCP checksum quoted in an error of our own is not that of the segment.
+            let ours = counted.reasons.keys().any(|reason| reason.starts_with("reply."));
+            let judged = verify(&sent);
+            assert!(
+                judged.is_ok() || ours && judged == Err("quoted checksum of protocol 6".into()),
+                "{judged:?} {what}"
+            );
         }
     }
 }
@@ -182,6 +193,7 @@ kernel_test! {
                 Reason::DropRewrite,
                 Reason::DropLookup,
                 Reason::DropNeighbour,
+                Reason::DropTooBig,
             ];
             let missing: Vec<_> = Reason::ALL.iter().filter(|reason| !seen.contains(reason.name()) && !out_of_reach.contains(reason)).collect();
             assert!(missing.is_empty(), "never seen: {missing:?}");
@@ -206,8 +218,8 @@ fn the_fast_path_changes_nothing() {
             }
             let mut frame = frame(&mut random, &history);
             mutate(&mut random, &mut frame);
-            let (mut one, mut two) = (frame.clone(), frame.clone());
-            let (mut one, mut two) = (Bytes::new(&mut one), Bytes::new(&mut two));
+            let (mut one, mut two) = (with_room(&frame), with_room(&frame));
+            let (mut one, mut two) = (Bytes::within(&mut one, frame.len()), Bytes::within(&mut two, frame.len()));
             let actions = (process(&mut one, &with), slow(&mut two, &without));
             let what = format!("MELTEMI_SEED={seed} step {step} frame {frame:02x?}");
             assert_eq!(actions.0, actions.1, "{what}");

@@ -1,8 +1,11 @@
 //! Segments that are answered or dropped: of no flow, to places that cannot be reached, too large, too old.
 
+use std::time::Duration;
+
 use lb_common::verdict::Reason;
 use meltemi::dataplane::load::Mode;
-use meltemi_tests::packet::{ACK, FIN, Packet, RST, SYN, Transport};
+use meltemi_tests::packet::{ACK, FIN, Packet, RST, SYN, Transport, checksum};
+use meltemi_tests::poll;
 
 use super::flows::{BACKEND_SEQ, CLIENT_SEQ, Flow, everywhere, jumbo, reset_of};
 use super::rig::{Expect, FAMILIES, Family, Fate};
@@ -22,21 +25,54 @@ fn each(rig: &mut Rig, mut body: impl FnMut(&mut Rig, Mode, Family)) {
     }
 }
 
-/// The "packet too big" that answers a packet: RFC 1191 section 4, RFC 4443 section 3.2.
-fn too_big(packet: &Packet, mtu: u16) -> Packet {
-    let quote = |header: usize| packet.datagram()[..header + 8].to_vec();
-    let transport = match packet.src.is_ipv4() {
-        true => Transport::Icmp { kind: 3, code: 4, rest: mtu.into(), body: quote(20) },
-        false => Transport::Icmp { kind: 2, code: 0, rest: mtu.into(), body: quote(40) },
-    };
-    let mut answer = Packet::new(packet.dst, packet.src, transport);
+/// The ICMP error about a packet: RFC 792, RFC 4443. It quotes the IP header and 20 bytes of TCP, whose checksum is one that
+/// completion by hardware would leave as it is.
+fn error(packet: &Packet, kind: u8, code: u8, rest: u32) -> Packet {
+    let datagram = packet.datagram();
+    let extensions: usize = packet.extensions.iter().map(|(_, rest)| rest.len() + 1).sum();
+    let header = if packet.src.is_ipv4() { 20 + packet.options.len() } else { 40 + extensions };
+    let mut body = datagram[..header + 20].to_vec();
+    let with = |value: u16| [&body[header..header + 16], &value.to_be_bytes(), &body[header + 18..]].concat();
+    let standing = (0..=u16::MAX).find(|value| checksum(&with(*value)) == *value).unwrap();
+    let segment = with(standing);
+    body.truncate(header);
+    body.extend(segment);
+    let mut answer = Packet::new(packet.dst, packet.src, Transport::Icmp { kind, code, rest, body });
     (answer.link, answer.tags) = ([packet.link[1], packet.link[0]], packet.tags.clone());
     answer.id = 0;
     answer
 }
 
+/// RFC 1191 section 4, RFC 4443 section 3.2.
+fn too_big(packet: &Packet, mtu: u16) -> Packet {
+    match packet.src.is_ipv4() {
+        true => error(packet, 3, 4, mtu.into()),
+        false => error(packet, 2, 0, mtu.into()),
+    }
+}
+
+/// RFC 792, RFC 4443 section 3.3: hop limit exceeded in transit.
+fn expired(packet: &Packet) -> Packet {
+    error(packet, if packet.src.is_ipv4() { 11 } else { 3 }, 0, 0)
+}
+
+/// Options of IPv4 and extension headers of IPv6 of the same length, a multiple of 8.
+fn with_headers(packet: Packet, length: usize) -> Packet {
+    let mut header = vec![1; length - 1];
+    (header[0], header[1], header[2]) = ((length / 8 - 1) as u8, 1, (length - 4) as u8);
+    Packet { options: vec![1; length.min(40)], extensions: vec![(60, header)], ..packet }
+}
+
 /// As much metadata as has room in front of a frame: 256 bytes without the 40 of `struct xdp_frame`.
 const FULL_METADATA: usize = 216;
+
+/// The frame with metadata that leaves no room in front, and the context that says so.
+fn without_room(frame: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let frame = [&[0; FULL_METADATA], frame].concat();
+    // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+    let words = [FULL_METADATA as u32, frame.len() as u32, 0, 0, 0, 0];
+    (frame, words.iter().flat_map(|word| word.to_ne_bytes()).collect())
+}
 
 kernel_test! {
     fn a_segment_of_no_flow_is_reset_as_rfc_9293_says(rig) {
@@ -112,12 +148,23 @@ kernel_test! {
                 rig.forget();
                 rig.counted();
                 let syn = segment(family, Place::Silent, SYN);
-                let frame = [vec![0; FULL_METADATA], syn.bytes()].concat();
-                // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-                let words = [FULL_METADATA as u32, frame.len() as u32, 0, 0, 0, 0];
-                let context: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+                let (frame, context) = without_room(&syn.bytes());
                 assert_eq!(rig.run_on(mode, &frame, Some(&context)).0, Fate::Drop, "{mode:?} {family:?}");
                 assert_eq!(rig.counted().reasons, [(Reason::DropNeighbour.name(), 1)].into());
+            }
+        }
+    }
+
+    fn where_the_frame_cannot_grow_no_error_is_sent(rig) {
+        for mode in [Mode::Xdp, Mode::XdpGeneric] {
+            for family in FAMILIES {
+                rig.forget();
+                let flow = Flow::open(rig, mode, family, Place::Snat, 40_000);
+                rig.counted();
+                let packet = Packet { ttl: 1, ..flow.request(ACK, 1, 1) };
+                let (frame, context) = without_room(&packet.bytes());
+                assert_eq!(rig.run_on(mode, &frame, Some(&context)).0, Fate::Drop, "{mode:?} {family:?}");
+                assert_eq!(rig.counted().reasons, [(Reason::DropRewrite.name(), 1)].into());
             }
         }
     }
@@ -146,18 +193,61 @@ kernel_test! {
         });
     }
 
-    fn a_packet_whose_time_is_over_is_dropped(rig) {
+    fn a_packet_whose_time_is_over_is_answered(rig) {
         everywhere(rig, |rig, mode, family, place| {
             let flow = Flow::open(rig, mode, family, place, 40_000);
             for ttl in [0, 1] {
-                let mut packet = flow.request(ACK, 1, 1).payload(b"old");
-                packet.ttl = ttl;
-                let (fate, _) = rig.run(mode, &packet.bytes());
-                assert_eq!((fate, rig.counted().reasons), (Fate::Drop, [(Reason::DropTtl.name(), 1)].into()));
+                for payload in [0, 3, 1_000] {
+                    for packet in [flow.request(ACK, 1, 1), flow.reply(ACK, 1, 1)] {
+                        let plain = Packet { ttl, ..packet.payload(&vec![7; payload]) };
+                        let tagged = Packet { tags: vec![(0x88a8, 5), (0x8100, 7)], ..plain.clone() };
+                        for packet in [with_headers(plain.clone(), 8), with_headers(tagged, 40), plain] {
+                            let expect = Expect::new(Fate::Back, Reason::ReplyExpired, expired(&packet).bytes());
+                            rig.check(mode, &format!("{family:?} TTL {ttl}"), &packet.bytes(), &expect);
+                        }
+                    }
+                }
             }
+            let syn = Packet { ttl: 1, ..Packet::tcp(family.client(), 40_001, family.vip(), place.port(), SYN) };
+            let expect = Expect::new(Fate::Back, Reason::ReplyExpired, expired(&syn).bytes());
+            rig.check(mode, "SYN of a traceroute", &syn.bytes(), &expect);
+            assert_eq!(rig.entries(family), (2, 0), "it opened no flow");
             let mut packet = flow.request(ACK, 1, 1).payload(b"old");
             packet.ttl = 2;
             flow.up(rig, "TTL 2", packet, Reason::ForwardFlow);
+        });
+    }
+
+    fn no_error_about_an_error_or_a_later_fragment(rig) {
+        each(rig, |rig, mode, family| {
+            let flow = Flow::open(rig, mode, family, Place::Snat, 40_000);
+            let (mut error, _) = super::icmp::errors(&flow).remove(0);
+            error.ttl = 1;
+            let (fate, _) = rig.run(mode, &error.bytes());
+            assert_eq!((fate, rig.counted().reasons), (Fate::Drop, [(Reason::DropTtl.name(), 1)].into()));
+            let fragments = flow.request(ACK, 1, 1).payload(&[1; 64]).fragments(77, &[48]);
+            let [first, mut later] = <[Packet; 2]>::try_from(fragments).unwrap();
+            assert_eq!(rig.run(mode, &first.bytes()).0, Fate::Redirect);
+            later.ttl = 1;
+            rig.counted();
+            let bytes = later.bytes();
+            rig.check(mode, "later fragment", &bytes, &Expect::new(Fate::Drop, Reason::DropTtl, bytes.clone()));
+        });
+    }
+
+    fn errors_are_limited(rig) {
+        each(rig, |rig, mode, family| {
+            let flow = Flow::open(rig, mode, family, Place::Snat, 40_000);
+            let bytes = Packet { ttl: 1, ..flow.request(ACK, 1, 1) }.bytes();
+            let batch = |rig: &mut Rig, size: u32| {
+                (0..size).for_each(|_| drop(rig.run(mode, &bytes)));
+                let counted = rig.counted().reasons;
+                ["reply.time-exceeded", "drop.ttl"].map(|reason| counted.get(reason).copied().unwrap_or(0))
+            };
+            // A busy machine may take longer than the span of the limit for one batch, but not for each.
+            assert!((0..10).any(|_| batch(rig, 300)[1] > 0), "the limit is reached");
+            let again = || Ok((batch(rig, 1) == [1, 0]).then_some(()));
+            poll::until(Duration::from_secs(5), "an answer when the span is over", again).unwrap();
         });
     }
 
@@ -191,13 +281,33 @@ kernel_test! {
         });
     }
 
-    fn too_large_with_options_is_dropped(rig) {
+    fn too_large_with_options_or_extension_headers_is_answered(rig) {
         each(rig, |rig, mode, family| {
             let flow = Flow::open(rig, mode, family, Place::SmallMtu, 40_000);
-            let mut packet = flow.request(ACK, 1, 1).payload(&[7; 1_300]);
-            (packet.options, packet.extensions) = (vec![1; 4], vec![(60, vec![0, 1, 4, 0, 0, 0, 0])]);
-            let bytes = packet.bytes();
-            rig.check(mode, "options", &bytes, &Expect::new(Fate::Drop, Reason::DropRewrite, bytes.clone()));
+            for length in [8, 24, 40, 88] {
+                let packet = with_headers(flow.request(ACK, 1, 1).payload(&[7; 1_300]), length);
+                let expect = Expect::new(Fate::Back, Reason::ReplyTooBig, too_big(&packet, 1_300).bytes());
+                rig.check(mode, &format!("{family:?} {length} bytes of options"), &packet.bytes(), &expect);
+            }
+        });
+    }
+
+    fn what_cannot_be_quoted_is_dropped_by_name(rig) {
+        each(rig, |rig, mode, family| {
+            let flow = Flow::open(rig, mode, family, Place::SmallMtu, 40_000);
+            let whole = flow.request(ACK, 1, 1).payload(&[1; 3_000]);
+            let [first, later] = <[Packet; 2]>::try_from(whole.fragments(78, &[48])).unwrap();
+            assert_eq!(rig.run(mode, &first.bytes()).0, Fate::Redirect);
+            rig.counted();
+            let long = with_headers(flow.request(ACK, 1, 1).payload(&[7; 1_300]), 96);
+            let mut dropped = vec![later];
+            if family == Family::V6 {
+                dropped.push(long);
+            }
+            for packet in dropped {
+                let bytes = packet.bytes();
+                rig.check(mode, "large", &bytes, &Expect::new(Fate::Drop, Reason::DropTooBig, bytes.clone()));
+            }
         });
     }
 }

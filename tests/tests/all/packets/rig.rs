@@ -21,7 +21,7 @@ use aya::Pod;
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, loaded_programs};
 use lb_common::flow::HashKey;
-use lb_common::table::{BackendStats, Forwarding, Handover, Settings};
+use lb_common::table::{BackendStats, Forwarding, Handover, Settings, Turn};
 use lb_common::verdict::Reason;
 use meltemi::dataplane;
 use meltemi::dataplane::kernel::{KernelMaps, Plain};
@@ -358,7 +358,8 @@ impl Rig {
 
     /// How long an entry is taken as it is, in ticks: 0 sends every packet by the slow path.
     pub fn refresh_after(&mut self, ticks: u32) {
-        let settings = Settings { snat_first: SNAT_FIRST, snat_count: SNAT_COUNT, refresh: ticks };
+        let settings =
+            Settings { snat_first: SNAT_FIRST, snat_count: SNAT_COUNT, refresh: ticks, turn: Turn::TRANSMIT };
         self.maps.set_settings(settings).unwrap();
     }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use lb_common::flow::Tuple;
 use lb_common::table::{
     Backend, FlowEntry, FragmentKey, FragmentPorts, Hop, PendingEntry, PortUse, Put, PutError, Region, Route, Settings,
-    Side, Tables, VipKey,
+    Side, Tables, Turn, VipKey,
 };
 use lb_common::wire::{Be16, Mac};
 use meltemi::dataplane;
@@ -40,7 +40,8 @@ impl Twin {
     }
 
     pub fn refresh_after(&mut self, ticks: u32) {
-        self.memory.settings = Settings { snat_first: SNAT_FIRST, snat_count: SNAT_COUNT, refresh: ticks };
+        self.memory.settings =
+            Settings { snat_first: SNAT_FIRST, snat_count: SNAT_COUNT, refresh: ticks, turn: Turn::TRANSMIT };
     }
 
     /// What was counted since the last call.
@@ -96,6 +97,15 @@ impl<A: InMemory + Encode> Tables<A> for Twin {
     }
     fn settings(&self) -> Settings {
         self.memory.settings
+    }
+    fn may_answer(&self) -> bool {
+        true
+    }
+    fn came_by(&self) -> u32 {
+        0
+    }
+    fn is_neighbour(&self, _: &A) -> bool {
+        false
     }
     fn now(&self) -> u32 {
         self.memory.clock.get()
