@@ -1,10 +1,11 @@
-//! Model to Image: addresses, families and numbers. Pure: what the host looks like and which numbers are taken are arguments.
+//! Model to Image, and to the proxy's Snapshot: addresses, families and numbers. Pure: what the host looks like and which numbers are taken are arguments.
 //!
 //! A [`Compiler`] keeps the parts of the last image, one for each listener and each cluster, and compiles anew only those
 //! whose own inputs changed. The result is the same as that of [`compile`], which keeps nothing.
 
 pub mod ids;
 mod part;
+mod proxy;
 
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,8 @@ use std::{
     net::IpAddr,
     sync::Arc,
 };
+
+pub use proxy::snapshot;
 
 /// What of this host matters to the tables.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -79,6 +79,7 @@ impl Case {
         Model {
             listeners: self.listeners.iter().map(listener).collect(),
             clusters: self.clusters.iter().map(filled).collect(),
+            ..Model::default()
         }
     }
 
@@ -103,6 +104,7 @@ fn shared(new: Model, old: &Model) -> Model {
     Model {
         listeners: new.listeners.into_iter().map(listener).collect(),
         clusters: new.clusters.into_iter().map(cluster).collect(),
+        upstreams: new.upstreams,
     }
 }
 

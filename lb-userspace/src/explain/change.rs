@@ -144,7 +144,7 @@ fn listener_of<'a>(side: Side<'a>, table: &RuleTable) -> Option<&'a Listener> {
 fn rule_of<'a>(side: Side<'a>, table: &RuleTable) -> Option<&'a Rule> {
     match &listener_of(side, table)?.action {
         Action::Tcp(rule) => Some(rule),
-        Action::Proxy => None,
+        Action::Proxy(_) => None,
     }
 }
 

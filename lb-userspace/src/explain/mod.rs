@@ -165,7 +165,7 @@ pub fn explain(question: &Question<'_>) -> Result<Option<Answer>, MapsError> {
     };
     let listener = listener(question, &image, &trace);
     let verdict = match trace.action {
-        _ if listener.is_some_and(|listener| listener.action == Action::Proxy) => Verdict::Proxy,
+        _ if listener.is_some_and(|listener| matches!(listener.action, Action::Proxy(_))) => Verdict::Proxy,
         FrameAction::Send(_) | FrameAction::Meet(_) => Verdict::Forward,
         FrameAction::Reflect => Verdict::Reject,
         FrameAction::Drop => Verdict::Drop,
@@ -173,7 +173,7 @@ pub fn explain(question: &Question<'_>) -> Result<Option<Answer>, MapsError> {
     };
     let rule = listener.and_then(|listener| match &listener.action {
         Action::Tcp(rule) => Some(rule),
-        Action::Proxy => None,
+        Action::Proxy(_) => None,
     });
     let chosen = trace.walk.and_then(|walk| Some((rule?.destinations.get(walk.position)?, walk.end?)));
     Ok(Some(Answer {
@@ -267,9 +267,9 @@ fn listener<'a>(question: &Question<'a>, image: &Image, trace: &Trace) -> Option
     let mut all = all.iter().map(|listener| &**listener);
     match trace.walk.and_then(|walk| image.listeners.get(&walk.rule)) {
         Some(at) => all.nth(*at),
-        None => {
-            all.find(|listener| listener.action == Action::Proxy && accepts(&listener.door, question.host, question.to))
-        }
+        None => all.find(|listener| {
+            matches!(listener.action, Action::Proxy(_)) && accepts(&listener.door, question.host, question.to)
+        }),
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) fn steps(
     listeners(question, listener, &mut steps);
     if let Some(listener) = listener {
         candidates(question, listener, &mut steps);
-        if listener.action == Action::Proxy {
+        if matches!(listener.action, Action::Proxy(_)) {
             steps.push(format!("{} reads bytes: that is the userspace proxy's work, not the kernel's", listener.door));
         }
     }

@@ -58,10 +58,17 @@ impl<'s> Bindings<'s> {
     }
 }
 
-/// The gateways that a VirtualService, or a match of one of its tcp routes, lists.
+/// The `gateways` of every match of every route.
+fn match_gateways(spec: &istio::VirtualService) -> impl Iterator<Item = &Vec<String>> {
+    let tcp = spec.tcp.iter().flat_map(|route| route.r#match.iter().flatten()).map(|item| &item.gateways);
+    let tls = spec.tls.iter().flat_map(|route| &route.r#match).map(|item| &item.gateways);
+    let http = spec.http.iter().flat_map(|route| &route.r#match).map(|item| &item.gateways);
+    tcp.chain(tls).chain(http)
+}
+
+/// The gateways that a VirtualService, or a match of one of its routes, lists.
 pub(super) fn gateways(service: &VirtualService) -> BTreeSet<ObjectName> {
-    let matches = service.spec.tcp.iter().flat_map(|route| route.r#match.iter().flatten());
-    let listed = matches.flat_map(|item| &item.gateways).chain(&service.spec.gateways);
+    let listed = match_gateways(&service.spec).flatten().chain(&service.spec.gateways);
     listed.filter_map(|reference| gateway_name(reference, service.namespace())).collect()
 }
 
@@ -85,8 +92,7 @@ pub fn for_mesh_by_default(spec: &istio::VirtualService) -> bool {
     spec.gateways.is_empty() || lists_mesh(&spec.gateways)
 }
 
-/// Whether a VirtualService, or some match of its tcp routes, is for the mesh.
+/// Whether a VirtualService, or some match of its routes, is for the mesh.
 pub fn for_mesh(spec: &istio::VirtualService) -> bool {
-    let mut matches = spec.tcp.iter().flat_map(|route| route.r#match.iter().flatten());
-    for_mesh_by_default(spec) || matches.any(|item| lists_mesh(&item.gateways))
+    for_mesh_by_default(spec) || match_gateways(spec).any(|gateways| lists_mesh(gateways))
 }

@@ -7,6 +7,7 @@ use super::{
     binding::gateway_name,
     host,
     parse::{Context, Identity, Output},
+    proxied::{self, Server},
     route::{self, VirtualService},
     workloads::matches,
 };
@@ -15,7 +16,7 @@ use crate::{
     spec::{Object, ObjectName, istio},
 };
 
-type Gateway = Arc<Object<istio::Gateway>>;
+pub(super) type Gateway = Arc<Object<istio::Gateway>>;
 
 /// What may share a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,18 +29,18 @@ enum Family {
     Tls,
 }
 
-/// A server that has its port.
+/// The servers that share a port, the one that had it first in front.
 struct Holder<'s> {
-    gateway: &'s Gateway,
-    index: usize,
     family: Family,
+    protocol: Protocol,
+    servers: Vec<Server<'s>>,
 }
 
 /// Adds the listeners of every Gateway that selects this agent.
-pub fn listeners<'s>(context: &Context<'s>, output: &mut Output<'_>) {
+pub fn listeners<'s>(context: &Context<'s>, output: &mut Output<'s>) {
     let mut gateways: Vec<&Gateway> = context.specs.gateways.iter().collect();
     gateways.sort_by_key(|gateway| (gateway.created, gateway.name().clone()));
-    let mut holders: BTreeMap<(Option<IpAddr>, u16), Holder<'s>> = BTreeMap::new();
+    let mut holders: BTreeMap<(Option<IpAddr>, NonZeroU16), Holder<'s>> = BTreeMap::new();
     for gateway in gateways {
         if !matches(&gateway.spec.selector, &context.identity.gateway_labels) {
             let message = "this Gateway selects other gateways than this agent";
@@ -48,8 +49,11 @@ pub fn listeners<'s>(context: &Context<'s>, output: &mut Output<'_>) {
             continue;
         }
         for index in 0..gateway.spec.servers.len() {
-            server(context, output, &mut holders, gateway, index);
+            server(output, &mut holders, Server { gateway, index });
         }
+    }
+    for ((bind, port), holder) in &holders {
+        listener(context, output, *bind, *port, holder);
     }
 }
 
@@ -63,15 +67,13 @@ fn family(protocol: &str) -> Option<(Family, Protocol)> {
     })
 }
 
+/// Finds the port of a server, and whether it may have it.
 fn server<'s>(
-    context: &Context<'s>,
     output: &mut Output<'_>,
-    holders: &mut BTreeMap<(Option<IpAddr>, u16), Holder<'s>>,
-    gateway: &'s Gateway,
-    index: usize,
+    holders: &mut BTreeMap<(Option<IpAddr>, NonZeroU16), Holder<'s>>,
+    own: Server<'s>,
 ) {
-    let path = format!("spec.servers[{index}]");
-    let server = &gateway.spec.servers[index];
+    let (path, gateway, server) = (own.path(), own.gateway, own.spec());
     let Some(port) = &server.port else { return };
     let unsupported = |field: &str, message: String| {
         gateway.finding(
@@ -95,39 +97,52 @@ fn server<'s>(
         return;
     };
     let bind: Option<IpAddr> = bind.and_then(|bind| bind.parse().ok()).filter(|bind: &IpAddr| !bind.is_unspecified());
-    let holder = holders.entry((bind, number.get())).or_insert(Holder { gateway, index, family });
-    let is_first = holder.gateway.name() == gateway.name() && holder.index == index;
-    if !is_first {
-        if family != holder.family || family == Family::Tcp {
-            let winner = format!("spec.servers[{}] of Gateway {}", holder.index, holder.gateway.name());
-            let message = format!(
-                "port {number} is already taken by {winner}, which is older or comes first; this server is dropped"
-            );
-            let remedy = "Use another port, or remove one of the two servers.";
-            output.findings.push(gateway.finding(Severity::Error, code::GATEWAY_CONFLICT, path, message, remedy));
-        }
+    let holder = holders.entry((bind, number)).or_insert(Holder { family, protocol, servers: Vec::new() });
+    if let Some(first) = holder.servers.first()
+        && (family != holder.family || family == Family::Tcp)
+    {
+        let winner = format!("{} of Gateway {}", first.path(), first.gateway.name());
+        let message = format!(
+            "port {number} is already taken by {winner}, which is older or comes first; this server is dropped"
+        );
+        let remedy = "Use another port, or remove one of the two servers.";
+        output.findings.push(gateway.finding(Severity::Error, code::GATEWAY_CONFLICT, path, message, remedy));
         return;
     }
-    let origin = gateway.origin(&path);
-    let action = match protocol {
-        Protocol::Tcp => match tcp_action(context, output, gateway, index, number.get()) {
-            Some(action) => action,
-            None => return,
-        },
-        _ => {
-            let message = format!("{} needs the userspace proxy, which this version does not have", port.protocol);
-            output.findings.push(unsupported("port.protocol", message));
-            Action::Proxy
+    if protocol != Protocol::Tcp {
+        let message = format!("{} needs the userspace proxy, which this version does not have", port.protocol);
+        output.findings.push(unsupported("port.protocol", message));
+    }
+    holder.servers.push(own);
+}
+
+/// What servers that share a port do together. A port that nothing is routed from gets no listener, but for HTTP, where every
+/// request is answered with 404.
+fn listener<'s>(
+    context: &Context<'s>,
+    output: &mut Output<'s>,
+    bind: Option<IpAddr>,
+    port: NonZeroU16,
+    holder: &Holder<'s>,
+) {
+    let Some(first) = holder.servers.first() else { return };
+    let action = match holder.family {
+        Family::Tcp => tcp_action(context, output, first.gateway, first.index, port.get()),
+        Family::Http | Family::Tls => {
+            let chains = proxied::chains(context, output, &holder.servers, port.get());
+            (!chains.is_empty()).then_some(Action::Proxy(chains))
         }
     };
-    let door = Door::Gateway { gateway: gateway.name().clone(), bind, port: number };
-    output.listeners.push(Listener { door, protocol, action, origin });
+    if let Some(action) = action {
+        let door = Door::Gateway { gateway: first.gateway.name().clone(), bind, port };
+        output.listeners.push(Listener { door, protocol: holder.protocol, action, origin: first.origin() });
+    }
 }
 
 /// The first route that fits of the first VirtualService that has one. Without any, nothing listens.
-fn tcp_action(
-    context: &Context<'_>,
-    output: &mut Output<'_>,
+pub(super) fn tcp_action<'s>(
+    context: &Context<'s>,
+    output: &mut Output<'s>,
     gateway: &Gateway,
     index: usize,
     port: u16,
@@ -145,7 +160,9 @@ fn tcp_action(
                     taken = Some((service, at));
                     output.usage.take(service, at);
                     let route = (service, at, fit.index);
-                    action = Some(route::action(context, &mut output.clusters, &mut output.findings, route, port));
+                    let Output { clusters, findings, .. } = &mut *output;
+                    let name = gateway.name().to_string();
+                    action = Some(route::action(context, clusters, findings, route, port, &name));
                 }
             }
         }
@@ -161,7 +178,7 @@ fn tcp_action(
 
 /// The VirtualServices bound to a server, in the order in which they are asked: those exported to their own namespace
 /// only, then those exported to named ones, then public ones; each oldest first.
-fn bound<'s>(
+pub(super) fn bound<'s>(
     context: &Context<'s>,
     output: &mut Output<'_>,
     gateway: &Gateway,
@@ -197,7 +214,7 @@ pub(super) fn export_rank(export_to: &[String], own: &str) -> u8 {
     }
 }
 
-/// Whether a server's hosts (`host`, `namespace/host`, `./host`) and the VirtualService's overlap.
+/// Whether a server's hosts and the VirtualService's overlap.
 pub(super) fn shares_host(
     identity: &Identity,
     service: &VirtualService,
@@ -210,6 +227,26 @@ pub(super) fn shares_host(
             |host: &String| host::overlap(&pattern, &host::expand(host, service.namespace(), &identity.cluster_domain));
         sees(text, gateway.namespace(), service.namespace()) && service.spec.hosts.iter().any(overlaps)
     })
+}
+
+/// The names for which a VirtualService is bound to a server: of each pair of hosts that overlap the narrower one.
+pub(super) fn served(
+    identity: &Identity,
+    service: &VirtualService,
+    gateway: &Gateway,
+    server: &istio::Server,
+) -> Vec<String> {
+    let hosts = service.spec.hosts.iter();
+    let own: Vec<String> =
+        hosts.map(|host| host::expand(host, service.namespace(), &identity.cluster_domain)).collect();
+    let mut names = Vec::new();
+    for text in server.hosts.iter().filter(|text| sees(text, gateway.namespace(), service.namespace())) {
+        let pattern = pattern(text);
+        names.extend(own.iter().filter_map(|host| host::narrower(&pattern, host).map(str::to_owned)));
+    }
+    names.sort();
+    names.dedup();
+    names
 }
 
 /// Whether a server's host, `[namespace/]host`, of a Gateway in namespace `own` lets VirtualServices of a namespace bind.

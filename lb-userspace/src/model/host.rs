@@ -20,7 +20,16 @@ pub fn covers(pattern: &str, host: &str) -> bool {
 
 /// Whether some name is covered by both.
 pub fn overlap(a: &str, b: &str) -> bool {
-    covers(a, b) || covers(b, a)
+    narrower(a, b).is_some()
+}
+
+/// The one of two overlapping names that covers less.
+pub fn narrower<'n>(a: &'n str, b: &'n str) -> Option<&'n str> {
+    match (covers(a, b), covers(b, a)) {
+        (true, _) => Some(b),
+        (false, true) => Some(a),
+        (false, false) => None,
+    }
 }
 
 /// The wildcards that cover `host`, longest first: `*.b.c`, `*.c`, `*`.

@@ -7,18 +7,22 @@ use ipnet::IpNet;
 
 use super::{
     Action, Door, Listener, Protocol,
-    binding::{for_mesh_by_default, lists_mesh},
+    binding::{MESH, for_mesh_by_default, lists_mesh},
     parse::{Context, Output, Services},
+    proxied,
     registry::{Definition, Port, PortProtocol, Service},
     route::{self, VirtualService},
 };
-use crate::finding::{Severity, code};
+use crate::{
+    finding::{Severity, code},
+    snapshot::{Chain, Content},
+};
 
 /// A tcp route that takes traffic to one address, and the match item by which it fits.
 type Taken<'s> = (&'s VirtualService, usize, Option<usize>);
 
 /// Adds the listeners of every Service port that is ours.
-pub fn listeners(context: &Context<'_>, output: &mut Output<'_>) {
+pub fn listeners<'s>(context: &Context<'s>, output: &mut Output<'s>) {
     conflicts(context, output);
     for service in context.registry.all().iter().filter(|service| !service.addresses.is_empty()) {
         let routed = context.bindings.to_mesh_host(&service.host);
@@ -52,12 +56,12 @@ fn conflicts(context: &Context<'_>, output: &mut Output<'_>) {
     }
 }
 
-fn service_port(
-    context: &Context<'_>,
-    output: &mut Output<'_>,
+fn service_port<'s>(
+    context: &Context<'s>,
+    output: &mut Output<'s>,
     service: &Service,
     port: &Port,
-    routed: &[&VirtualService],
+    routed: &[&'s VirtualService],
 ) {
     let at = service.ports.iter().position(|other| other.number == port.number && other.name == port.name);
     let origin = service.origin(&format!("spec.ports[{}]", at.unwrap_or(0)));
@@ -65,9 +69,9 @@ fn service_port(
         return;
     };
     let door = |addresses| Door::Service { service: service.name().clone(), addresses, port: number };
-    if let Some(protocol) = needs_bytes(port.protocol, routed) {
+    if let Some((protocol, chains)) = read(context, output, service, port, routed) {
         let door = door(service.addresses.clone());
-        output.listeners.push(Listener { door, protocol, action: Action::Proxy, origin });
+        output.listeners.push(Listener { door, protocol, action: Action::Proxy(chains), origin });
         return;
     }
     let carries_tcp = port.protocol != PortProtocol::Http;
@@ -81,13 +85,16 @@ fn service_port(
     }
     for (taken, addresses) in groups {
         let action = match taken {
-            Some(route) => route::action(context, &mut output.clusters, &mut output.findings, route, port.number),
+            Some(route) => {
+                let Output { clusters, findings, .. } = &mut *output;
+                route::action(context, clusters, findings, route, port.number, MESH)
+            }
             None if context.identity.services == Services::All => {
                 route::plain_action(context, &mut output.clusters, service, port, origin.clone())
             }
             None => continue,
         };
-        let protocol = if action == Action::Proxy { protocol(port.protocol) } else { Protocol::Tcp };
+        let protocol = if matches!(action, Action::Proxy(_)) { protocol(port.protocol) } else { Protocol::Tcp };
         output.listeners.push(Listener { door: door(addresses), protocol, action, origin: origin.clone() });
     }
 }
@@ -107,15 +114,32 @@ fn protocol(protocol: PortProtocol) -> Protocol {
     }
 }
 
-/// The protocol by which a port's routes need its bytes, if they do: `http` routes on an HTTP port or on one whose
-/// protocol is not known, `tls` routes on a TLS one.
-fn needs_bytes(port: PortProtocol, routed: &[&VirtualService]) -> Option<Protocol> {
-    let http = || routed.iter().any(|service| !service.spec.http.is_empty() && for_mesh_by_default(&service.spec));
-    let tls = || routed.iter().any(|service| !service.spec.tls.is_empty());
-    match port {
-        PortProtocol::Http | PortProtocol::Unknown if http() => Some(Protocol::Http),
-        PortProtocol::Https | PortProtocol::Tls if tls() => Some(protocol(port)),
-        _ => None,
+/// What is done to a port whose bytes its routes need: `http` routes on an HTTP port or on one whose protocol is not known,
+/// `tls` routes on a TLS one. `None`: no such route is for it.
+fn read<'s>(
+    context: &Context<'s>,
+    output: &mut Output<'s>,
+    service: &Service,
+    port: &Port,
+    routed: &[&'s VirtualService],
+) -> Option<(Protocol, Vec<Chain>)> {
+    match port.protocol {
+        PortProtocol::Http | PortProtocol::Unknown => {
+            let host = proxied::mesh_host(context, output, service, port.number, routed)?;
+            let chain = Chain {
+                names: vec!["*".into()],
+                tls: None,
+                gateway: MESH.into(),
+                place: host.place.clone(),
+                content: Content::Http(vec![host]),
+            };
+            Some((Protocol::Http, vec![chain]))
+        }
+        PortProtocol::Https | PortProtocol::Tls => {
+            let chains = proxied::mesh_chains(context, output, service, port, routed);
+            (!chains.is_empty()).then_some((protocol(port.protocol), chains))
+        }
+        PortProtocol::Tcp | PortProtocol::Udp => None,
     }
 }
 

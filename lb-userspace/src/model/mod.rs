@@ -19,6 +19,7 @@ mod lint;
 mod mesh;
 mod parse;
 mod policy;
+mod proxied;
 mod registry;
 mod route;
 mod unsupported;
@@ -27,10 +28,13 @@ mod workloads;
 #[cfg(test)]
 mod tests;
 
+pub use crate::snapshot::{Broken as BrokenReason, ClusterName};
 pub use crate::spec::{ObjectName, Origin};
 pub use candidates::{Candidate, Fate, candidates};
 pub use lint::{analyze, excuse};
 pub use parse::{Identity, Services, parse};
+
+use crate::snapshot::Chain;
 
 /// Everything the configuration asks for, in a deterministic order.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,6 +43,8 @@ pub struct Model {
     pub listeners: Vec<Arc<Listener>>,
     /// Every cluster some destination names, also those without endpoints.
     pub clusters: BTreeMap<ClusterName, Arc<Cluster>>,
+    /// Those of them that the proxy uses, as it uses them.
+    pub upstreams: BTreeMap<ClusterName, Arc<crate::snapshot::Cluster>>,
 }
 
 /// Something clients connect to.
@@ -87,8 +93,8 @@ pub enum Protocol {
 pub enum Action {
     /// Balanced per flow in the kernel.
     Tcp(Rule),
-    /// Needs its bytes read. Until a proxy serves it, its packets are passed to the host and a finding says so.
-    Proxy,
+    /// Its bytes must be read. Never empty. Until a proxy serves it, its packets are passed to the host and a finding says so.
+    Proxy(Vec<Chain>),
 }
 
 /// The one `tcp` route a listener uses.
@@ -132,32 +138,6 @@ pub enum Target {
     Cluster(ClusterName),
     /// Answers RST with its full weight (Istio accepts and closes at once).
     Broken(BrokenReason),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BrokenReason {
-    HostNotFound,
-    SubsetNotFound,
-    PortNotFound,
-    PortAmbiguous,
-}
-
-/// One set of endpoints with one policy: host, subset and Service port.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ClusterName {
-    pub host: Arc<str>,
-    pub subset: Option<Arc<str>>,
-    pub port: u16,
-}
-
-impl fmt::Display for ClusterName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)?;
-        match &self.subset {
-            Some(subset) => write!(f, "/{subset}"),
-            None => Ok(()),
-        }
-    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -96,5 +96,6 @@ pub fn parse(specs: &Specs, identity: &Identity) -> (Model, Vec<Finding>) {
     listeners.sort_by(|a, b| a.door.cmp(&b.door));
     finding::sort(&mut findings);
     let listeners = listeners.into_iter().map(Arc::new).collect();
-    (Model { listeners, clusters: clusters.into_map() }, findings)
+    let (clusters, upstreams) = clusters.into_maps();
+    (Model { listeners, clusters, upstreams }, findings)
 }

@@ -5,7 +5,10 @@ use std::{collections::HashMap, sync::Arc};
 use super::{host, parse::Identity};
 use crate::spec::{
     Object, Specs,
-    istio::{ClientTls, ClientTlsMode, DestinationRule, LoadBalancer, Subset, TrafficPolicy},
+    istio::{
+        ClientTls, ClientTlsMode, ConnectionPool, DestinationRule, LoadBalancer, OutlierDetection, ProxyProtocol,
+        RetryBudget, Subset, TrafficPolicy, Tunnel,
+    },
 };
 
 type Rule = Arc<Object<DestinationRule>>;
@@ -109,6 +112,11 @@ impl<'s> Policy<'s> {
 
     /// What applies to connections sent to a subset (or, without one, to the host) on a port.
     pub fn effect(&self, subset: Option<&str>, port: u16) -> Effect {
+        self.blocks(subset, port).effect()
+    }
+
+    /// The parts of the policy that apply to a subset and port.
+    pub fn blocks(&self, subset: Option<&str>, port: u16) -> Blocks<'s> {
         let top = self.rules.iter().find_map(|rule| rule.spec.traffic_policy.as_ref());
         let mut blocks = Blocks::default();
         let subset =
@@ -119,25 +127,32 @@ impl<'s> Policy<'s> {
         for policy in top.into_iter().chain(subset) {
             blocks.replace_for_port(policy, port);
         }
-        blocks.effect()
+        blocks
     }
 }
 
-#[derive(Default)]
-struct Blocks<'s> {
-    load_balancer: Option<&'s LoadBalancer>,
-    tls: Option<&'s ClientTls>,
-    tunnel: bool,
-    proxy_protocol: bool,
+/// Parts of a traffic policy, as written.
+#[derive(Clone, Copy, Default)]
+pub struct Blocks<'s> {
+    pub load_balancer: Option<&'s LoadBalancer>,
+    pub connection_pool: Option<&'s ConnectionPool>,
+    pub outlier_detection: Option<&'s OutlierDetection>,
+    pub tls: Option<&'s ClientTls>,
+    pub tunnel: Option<&'s Tunnel>,
+    pub proxy_protocol: Option<&'s ProxyProtocol>,
+    pub retry_budget: Option<&'s RetryBudget>,
 }
 
 impl<'s> Blocks<'s> {
     /// A block that is there replaces the whole block, one that is left out is inherited.
     fn replace(&mut self, policy: &'s TrafficPolicy) {
         self.load_balancer = policy.load_balancer.as_ref().or(self.load_balancer);
+        self.connection_pool = policy.connection_pool.as_ref().or(self.connection_pool);
+        self.outlier_detection = policy.outlier_detection.as_ref().or(self.outlier_detection);
         self.tls = policy.tls.as_ref().or(self.tls);
-        self.tunnel |= policy.tunnel.is_some();
-        self.proxy_protocol |= policy.proxy_protocol.is_some();
+        self.tunnel = policy.tunnel.as_ref().or(self.tunnel);
+        self.proxy_protocol = policy.proxy_protocol.as_ref().or(self.proxy_protocol);
+        self.retry_budget = policy.retry_budget.as_ref().or(self.retry_budget);
     }
 
     /// An entry for the port replaces every block; what it leaves out goes back to the default.
@@ -148,6 +163,8 @@ impl<'s> Blocks<'s> {
             .find(|entry| entry.port.is_some_and(|selector| selector.number == u32::from(port)));
         if let Some(entry) = entry {
             self.load_balancer = entry.load_balancer.as_ref();
+            self.connection_pool = entry.connection_pool.as_ref();
+            self.outlier_detection = entry.outlier_detection.as_ref();
             self.tls = entry.tls.as_ref();
         }
     }
@@ -157,8 +174,8 @@ impl<'s> Blocks<'s> {
         let tls = self.tls.map(|tls| tls.mode.unwrap_or_default()).filter(|mode| *mode != ClientTlsMode::Disable);
         let needs_proxy = match tls {
             Some(mode) => Some(ProxyNeed::Tls(mode)),
-            None if self.tunnel => Some(ProxyNeed::Tunnel),
-            None if self.proxy_protocol => Some(ProxyNeed::ProxyProtocol),
+            None if self.tunnel.is_some() => Some(ProxyNeed::Tunnel),
+            None if self.proxy_protocol.is_some() => Some(ProxyNeed::ProxyProtocol),
             None => None,
         };
         Effect { source_ip: hash.is_some_and(|hash| hash.use_source_ip == Some(true)), needs_proxy }

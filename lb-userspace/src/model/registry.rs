@@ -3,9 +3,12 @@
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use super::{Origin, host, parse::Identity};
-use crate::spec::{
-    Object, ObjectName, Specs, istio,
-    kubernetes::{self, TargetPort},
+use crate::{
+    snapshot::UpstreamProtocol,
+    spec::{
+        Object, ObjectName, Specs, istio,
+        kubernetes::{self, TargetPort},
+    },
 };
 
 /// What a Service port carries, as its protocol, `appProtocol` or name say.
@@ -25,6 +28,8 @@ pub struct Port {
     pub name: String,
     pub number: u16,
     pub protocol: PortProtocol,
+    /// What its endpoints speak when the traffic is HTTP.
+    pub upstream: UpstreamProtocol,
     pub target: TargetPort,
 }
 
@@ -120,6 +125,7 @@ fn kubernetes_service(object: &Arc<Object<kubernetes::Service>>, cluster_domain:
         name: port.name.clone().unwrap_or_default(),
         number: port.port,
         protocol: service_protocol(port),
+        upstream: upstream(port.app_protocol.as_deref().or(port.name.as_deref()).unwrap_or_default()),
         target: port.target_port.clone().unwrap_or(TargetPort::Number(port.port)),
     });
     Service {
@@ -138,7 +144,8 @@ fn entry_service(object: &Arc<Object<istio::ServiceEntry>>, name: &str) -> Servi
             "" => from_name(&port.name),
             protocol => from_word(protocol),
         };
-        Some(Port { name: port.name.clone(), number, protocol, target: TargetPort::Number(target) })
+        let upstream = upstream(if port.protocol.is_empty() { &port.name } else { &port.protocol });
+        Some(Port { name: port.name.clone(), number, protocol, upstream, target: TargetPort::Number(target) })
     });
     let single = |text: &String| match text.parse::<IpAddr>() {
         Ok(address) => Some(address),
@@ -169,6 +176,15 @@ fn service_protocol(port: &kubernetes::ServicePort) -> PortProtocol {
     match (protocol, port.port) {
         (PortProtocol::Unknown, 25 | 53 | 3306 | 27017) => PortProtocol::Tcp,
         (protocol, _) => protocol,
+    }
+}
+
+/// HTTP/2 where a protocol or a port's name says so.
+fn upstream(word: &str) -> UpstreamProtocol {
+    let word = word.to_ascii_lowercase();
+    match word.split('-').next() {
+        Some("http2" | "grpc" | "kubernetes.io/h2c") => UpstreamProtocol::Http2,
+        Some(_) | None => UpstreamProtocol::Http1,
     }
 }
 

@@ -7,14 +7,16 @@ use std::{
 };
 
 use super::{
-    Action, BrokenReason, Cluster, ClusterName, Destination, Endpoint, HashKey, Origin, Rule, Target, host,
+    Action, BrokenReason, Cluster, ClusterName, Destination, Endpoint, HashKey, Origin, Rule, Target, binding, host,
     parse::Context,
     policy::{Policy, ProxyNeed},
+    proxied,
     registry::{Port, PortProtocol, Service},
     workloads::{Instance, Workloads, matches},
 };
 use crate::{
     finding::{Finding, Severity, code},
+    snapshot,
     spec::{Object, ObjectName, istio},
 };
 
@@ -24,16 +26,26 @@ pub(super) type VirtualService = Arc<Object<istio::VirtualService>>;
 pub(super) struct Clusters<'s> {
     workloads: &'s Workloads<'s>,
     clusters: BTreeMap<ClusterName, Arc<Cluster>>,
+    upstreams: BTreeMap<ClusterName, Arc<snapshot::Cluster>>,
     instances: HashMap<(Arc<str>, u16), Arc<[Instance]>>,
 }
 
 impl<'s> Clusters<'s> {
     pub fn new(workloads: &'s Workloads<'s>) -> Clusters<'s> {
-        Clusters { workloads, clusters: BTreeMap::new(), instances: HashMap::new() }
+        Clusters { workloads, clusters: BTreeMap::new(), upstreams: BTreeMap::new(), instances: HashMap::new() }
     }
 
-    pub fn into_map(self) -> BTreeMap<ClusterName, Arc<Cluster>> {
-        self.clusters
+    /// All clusters, and those that the proxy uses.
+    pub fn into_maps(self) -> (BTreeMap<ClusterName, Arc<Cluster>>, BTreeMap<ClusterName, Arc<snapshot::Cluster>>) {
+        (self.clusters, self.upstreams)
+    }
+
+    pub fn has_upstream(&self, name: &ClusterName) -> bool {
+        self.upstreams.contains_key(name)
+    }
+
+    pub fn add_upstream(&mut self, cluster: snapshot::Cluster) {
+        self.upstreams.insert(cluster.name.clone(), Arc::new(cluster));
     }
 
     pub fn names(&self) -> impl Iterator<Item = (&ClusterName, &Arc<Cluster>)> {
@@ -69,8 +81,8 @@ impl<'s> Clusters<'s> {
 }
 
 /// A destination with what its policy asks.
-struct Resolved {
-    destination: Destination,
+pub(super) struct Resolved {
+    pub destination: Destination,
     source_ip: bool,
     needs_proxy: Option<ProxyNeed>,
 }
@@ -94,12 +106,13 @@ impl<'s> Context<'s> {
 }
 
 /// What a listener does that takes route `index` of a VirtualService.
-pub(super) fn action(
-    context: &Context<'_>,
-    clusters: &mut Clusters<'_>,
+pub(super) fn action<'s>(
+    context: &Context<'s>,
+    clusters: &mut Clusters<'s>,
     findings: &mut Vec<Finding>,
     (service, index, match_index): (&VirtualService, usize, Option<usize>),
     listener_port: u16,
+    gateway: &str,
 ) -> Action {
     let route = &service.spec.tcp[index].route;
     let mut resolved = Vec::with_capacity(route.len());
@@ -115,51 +128,66 @@ pub(super) fn action(
         }
         resolved.push(one);
     }
-    if resolved.iter().any(|one| one.needs_proxy.is_some()) {
-        return Action::Proxy;
-    }
+    let needs_proxy = resolved.iter().any(|one| one.needs_proxy.is_some());
     let hash = if resolved.iter().any(|one| one.source_ip) { HashKey::SourceIp } else { HashKey::Flow };
-    Action::Tcp(Rule {
+    let rule = Rule {
         virtual_service: Some(service.name().clone()),
         index,
         match_index,
         origin: service.origin(&format!("spec.tcp[{index}]")),
         hash,
         destinations: resolved.into_iter().map(|one| one.destination).collect(),
-    })
+    };
+    if needs_proxy {
+        return proxied_rule(context, clusters, &rule, gateway);
+    }
+    Action::Tcp(rule)
+}
+
+/// A rule that only a proxy can carry out.
+fn proxied_rule<'s>(context: &Context<'s>, clusters: &mut Clusters<'s>, rule: &Rule, gateway: &str) -> Action {
+    rule.destinations.iter().for_each(|one| proxied::upstream(context, clusters, one));
+    Action::Proxy(vec![proxied::tcp_chain(context, rule, gateway)])
 }
 
 /// The action of a Service port that no VirtualService routes: all its endpoints.
-pub(super) fn plain_action(
-    context: &Context<'_>,
-    clusters: &mut Clusters<'_>,
+pub(super) fn plain_action<'s>(
+    context: &Context<'s>,
+    clusters: &mut Clusters<'s>,
     service: &Service,
     port: &Port,
     origin: Origin,
 ) -> Action {
-    let name = ClusterName { host: service.host.clone(), subset: None, port: port.number };
-    clusters.add(&name, service, port, None, service.origin(""));
+    let destination = plain_destination(clusters, service, port);
     let policy = context.policies.choose(&service.host, service.namespace());
     let effect = policy.map(|policy| policy.effect(None, port.number)).unwrap_or_default();
-    if effect.needs_proxy.is_some() {
-        return Action::Proxy;
-    }
-    let destination = Destination {
-        host: service.host.clone(),
-        subset: None,
-        port: port.number,
-        weight: 1,
-        target: Target::Cluster(name),
-        origin: origin.clone(),
-    };
-    Action::Tcp(Rule {
+    let rule = Rule {
         virtual_service: None,
         index: 0,
         match_index: None,
         origin,
         hash: if effect.source_ip { HashKey::SourceIp } else { HashKey::Flow },
         destinations: vec![destination],
-    })
+    };
+    if effect.needs_proxy.is_some() {
+        return proxied_rule(context, clusters, &rule, binding::MESH);
+    }
+    Action::Tcp(rule)
+}
+
+/// All endpoints of a Service port.
+pub(super) fn plain_destination(clusters: &mut Clusters<'_>, service: &Service, port: &Port) -> Destination {
+    let name = ClusterName { host: service.host.clone(), subset: None, port: port.number };
+    clusters.add(&name, service, port, None, service.origin(""));
+    let at = service.ports.iter().position(|other| other.number == port.number && other.name == port.name);
+    Destination {
+        host: service.host.clone(),
+        subset: None,
+        port: port.number,
+        weight: 1,
+        target: Target::Cluster(name),
+        origin: service.origin(&format!("spec.ports[{}]", at.unwrap_or(0))),
+    }
 }
 
 fn needs_proxy(service: &VirtualService, path: &str, host: &str, need: ProxyNeed) -> Finding {
@@ -176,7 +204,7 @@ fn needs_proxy(service: &VirtualService, path: &str, host: &str, need: ProxyNeed
     )
 }
 
-fn resolve(
+pub(super) fn resolve(
     context: &Context<'_>,
     clusters: &mut Clusters<'_>,
     findings: &mut Vec<Finding>,

@@ -24,12 +24,24 @@ pub struct Instance {
     pub weight: u32,
     /// Of the Pod or WorkloadEntry; empty where neither is known.
     pub labels: Arc<Labels>,
+    /// `region/zone/subzone`, as far as it is known.
+    pub locality: Arc<str>,
+    pub account: Option<Account>,
+}
+
+/// The Kubernetes service account of a workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
 }
 
 /// A Pod or WorkloadEntry, as selectors and look-ups see it.
 struct Workload<'s> {
     addresses: Vec<IpAddr>,
     labels: Arc<Labels>,
+    locality: Arc<str>,
+    account: Option<Account>,
     body: Body<'s>,
 }
 
@@ -90,7 +102,13 @@ impl<'s> Workloads<'s> {
             self.by_label.entry((namespace, key, value)).or_default().push(at);
         }
         self.by_namespace.entry(namespace).or_default().push(at);
-        self.all.push(Workload { addresses, labels: Arc::new(labels.clone()), body });
+        let (locality, account) = match &body {
+            Body::Pod(pod) => (None, pod.spec.spec.service_account_name.as_deref()),
+            Body::Entry(entry) => (entry.locality.as_deref(), entry.service_account.as_deref()),
+        };
+        let account = account.map(|name| Account { namespace: namespace.into(), name: name.into() });
+        let locality = locality.map_or_else(|| labelled_locality(labels), Arc::from);
+        self.all.push(Workload { addresses, labels: Arc::new(labels.clone()), locality, account, body });
     }
 
     /// Every ready endpoint of a port, each address and port once, in their order.
@@ -139,8 +157,11 @@ impl<'s> Workloads<'s> {
         };
         for endpoint in slice.spec.endpoints.iter().filter(|endpoint| endpoint.conditions.ready != Some(false)) {
             for address in endpoint.addresses.iter().filter_map(|text| text.parse().ok()) {
-                let labels = self.labels(slice.namespace(), endpoint.target_ref.as_ref(), address);
-                out.push(Instance { address, port: number, weight: 1, labels });
+                let mut found = self.at(slice.namespace(), endpoint.target_ref.as_ref(), (address, number));
+                if let Some(zone) = endpoint.zone.as_deref().filter(|_| found.locality.is_empty()) {
+                    found.locality = format!("/{zone}").into();
+                }
+                out.push(found);
             }
         }
     }
@@ -154,8 +175,7 @@ impl<'s> Workloads<'s> {
                 let Ok(address) = entry.ip.parse() else {
                     continue;
                 };
-                let labels = self.labels(endpoints.namespace(), entry.target_ref.as_ref(), address);
-                out.push(Instance { address, port: number, weight: 1, labels });
+                out.push(self.at(endpoints.namespace(), entry.target_ref.as_ref(), (address, number)));
             }
         }
     }
@@ -186,7 +206,10 @@ impl<'s> Workloads<'s> {
             let address = endpoint.address.parse().ok()?;
             let port = entry_port(endpoint, port)?;
             let labels = Arc::new(endpoint.labels.clone());
-            Some(Instance { address, port, weight: entry_weight(endpoint), labels })
+            let locality = endpoint.locality.as_deref().map_or_else(|| labelled_locality(&labels), Arc::from);
+            let account = endpoint.service_account.as_deref();
+            let account = account.map(|name| Account { namespace: service.namespace().into(), name: name.into() });
+            Some(Instance { address, port, weight: entry_weight(endpoint), labels, locality, account })
         };
         spec.endpoints.iter().filter_map(endpoint).collect()
     }
@@ -201,13 +224,18 @@ impl<'s> Workloads<'s> {
         workloads.filter(|workload| matches(selector, &workload.labels)).collect()
     }
 
-    fn labels(&self, namespace: &str, target: Option<&TargetRef>, address: IpAddr) -> Arc<Labels> {
+    /// An endpoint at an address, with what the Pod or WorkloadEntry behind it says.
+    fn at(&self, namespace: &str, target: Option<&TargetRef>, (address, port): (IpAddr, u16)) -> Instance {
         let pod = target.filter(|target| target.kind.as_deref().is_none_or(|kind| kind == "Pod")).and_then(|target| {
             let namespace = target.namespace.as_deref().unwrap_or(namespace);
             self.pods.get(&(namespace, target.name.as_deref()?))
         });
-        let found = pod.or_else(|| self.by_address.get(&address));
-        found.map(|at| self.all[*at].labels.clone()).unwrap_or_default()
+        match pod.or_else(|| self.by_address.get(&address)) {
+            Some(at) => instance(&self.all[*at], address, port, 1),
+            None => {
+                Instance { address, port, weight: 1, labels: Arc::default(), locality: Arc::default(), account: None }
+            }
+        }
     }
 }
 
@@ -217,7 +245,16 @@ pub fn matches(selector: &Labels, labels: &Labels) -> bool {
 }
 
 fn instance(workload: &Workload<'_>, address: IpAddr, port: u16, weight: u32) -> Instance {
-    Instance { address, port, weight, labels: workload.labels.clone() }
+    let Workload { labels, locality, account, .. } = workload;
+    Instance { address, port, weight, labels: labels.clone(), locality: locality.clone(), account: account.clone() }
+}
+
+/// `region/zone/subzone` as topology labels say it; empty where they say nothing.
+fn labelled_locality(labels: &Labels) -> Arc<str> {
+    let part = |key: &str| labels.get(key).map_or("", String::as_str);
+    let parts =
+        [part("topology.kubernetes.io/region"), part("topology.kubernetes.io/zone"), part("topology.istio.io/subzone")];
+    parts.join("/").trim_end_matches('/').into()
 }
 
 fn entry_instance(workload: &Workload<'_>, entry: &WorkloadEntry, port: &Port) -> Option<Instance> {

@@ -127,7 +127,7 @@ fn model() -> Model {
             clusters.insert(cluster_name(service, subset), Arc::new(cluster));
         }
     }
-    Model { listeners: (0..RULES).map(|number| Arc::new(listener(number))).collect(), clusters }
+    Model { listeners: (0..RULES).map(|number| Arc::new(listener(number))).collect(), clusters, ..Model::default() }
 }
 
 fn listener(number: u16) -> Listener {

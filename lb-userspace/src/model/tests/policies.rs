@@ -72,7 +72,7 @@ fn a_client_in_the_root_namespace_takes_the_services_rule_before_the_meshs() {
     ]);
     let hash = |text: &str| match &meaning(text).0.listeners[0].action {
         Action::Tcp(rule) => rule.hash,
-        Action::Proxy => panic!("not balanced"),
+        Action::Proxy(_) => panic!("not balanced"),
     };
     assert_eq!(hash(&text), HashKey::SourceIp);
     // For the gateway's own namespace alone: then it is the gateway's own rule, and comes first.
