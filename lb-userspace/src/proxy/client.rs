@@ -12,7 +12,7 @@ use super::{
     hello::{self, Hello},
     http,
     io::{Downstream, Prefixed, Stream},
-    tcp,
+    proxy_header, tcp,
     watch::{Order, Watch, Watched},
     worker::{Revision, Shared},
 };
@@ -54,7 +54,11 @@ pub(super) fn begin(shared: &Rc<Shared>, stream: TcpStream, peer: SocketAddr) {
 }
 
 async fn connection(shared: Rc<Shared>, watched: &Watched, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
-    let (local, peer) = (canonical(stream.local_addr()?), canonical(peer));
+    let (local, mut peer) = (canonical(stream.local_addr()?), canonical(peer));
+    let mut stream = stream;
+    if shared.options.proxy_protocol_from.iter().any(|net| net.contains(&peer.ip())) {
+        peer = proxy_header::read(&mut stream).await?.map_or(peer, canonical);
+    }
     let peer_text = HeaderValue::from_str(&peer.ip().to_string()).map_err(io::Error::other)?;
     let watch = watched.watch.clone();
     let revision = shared.revision();
@@ -63,7 +67,6 @@ async fn connection(shared: Rc<Shared>, watched: &Watched, stream: TcpStream, pe
     };
     let upgraded = Default::default();
     let mut client = Client { shared, watch, local, peer, peer_text, sni: None, is_secure: false, upgraded };
-    let mut stream = stream;
     if !has_names(door.listener) {
         return plain(client, &revision, door, Bytes::new(), Stream::Tcp(stream)).await;
     }
@@ -156,7 +159,7 @@ async fn secure(
 
 async fn talk(client: Client, prefix: Bytes, stream: Stream) {
     let watch = client.watch.clone();
-    http::serve(Rc::new(client), Downstream { prefix, stream, watch, is_multiplexed: false }).await;
+    http::serve(Rc::new(client), Downstream::new(prefix, stream, watch)).await;
 }
 
 /// IPv4 clients of a socket for both families.

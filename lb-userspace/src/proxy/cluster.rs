@@ -2,15 +2,19 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
     rc::Rc,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
 
 use super::{
+    Options,
     balance::{Candidate, Picker},
+    locality,
     outlier::{self, Ending},
     record::KnownSeries,
     tls::Origination,
@@ -18,7 +22,7 @@ use super::{
 };
 use crate::{
     router::Draw,
-    snapshot::{self, Health},
+    snapshot::{self, Balancer, EndpointAddress, Health, Locality},
 };
 
 pub(super) struct Cluster {
@@ -30,10 +34,17 @@ pub(super) struct Cluster {
     next_interval: Cell<Instant>,
     /// When a failure was last told to people.
     pub told: Cell<Option<Instant>>,
-    picker: RefCell<Picker>,
+    options: Arc<Options>,
+    /// By locality, with the sum of the shares up to each.
+    groups: RefCell<Vec<(u32, Picker)>>,
+    /// Endpoints of `PASSTHROUGH`.
+    originals: RefCell<HashMap<SocketAddr, Rc<Endpoint>>>,
     series: KnownSeries,
     pub load: Rc<Load>,
 }
+
+/// For how long after its warming up an endpoint's weight is still looked at.
+const WARM: Duration = Duration::from_secs(1);
 
 /// How a cluster is spoken to: see `Prepared::origination`.
 pub(super) type Encryption = Option<Result<Arc<Origination>, String>>;
@@ -82,8 +93,8 @@ impl Drop for Counted {
 }
 
 impl Cluster {
-    pub fn new(policy: Arc<snapshot::Cluster>, origination: Encryption) -> Cluster {
-        Cluster::with(policy, origination, Rc::default(), |_| None)
+    pub fn new(policy: Arc<snapshot::Cluster>, origination: Encryption, options: Arc<Options>) -> Cluster {
+        Cluster::with(policy, origination, options, Rc::default(), |_| None)
     }
 
     /// Whether nothing has to change for a new revision.
@@ -106,7 +117,7 @@ impl Cluster {
             && old.policy.proxy_protocol == policy.proxy_protocol
             && old.policy.protocol == policy.protocol
             && old.policy.pool == policy.pool;
-        Cluster::with(policy, origination, old.load.clone(), |new| {
+        Cluster::with(policy, origination, old.options.clone(), old.load.clone(), |new| {
             let known = old.members.iter().map(|member| &member.endpoint);
             let fits = |one: &&Rc<Endpoint>| one.address == new.address && one.identity == new.identity;
             known.filter(|_| is_same_way).find(fits).cloned()
@@ -116,6 +127,7 @@ impl Cluster {
     fn with(
         policy: Arc<snapshot::Cluster>,
         origination: Encryption,
+        options: Arc<Options>,
         load: Rc<Load>,
         known: impl Fn(&snapshot::Endpoint) -> Option<Rc<Endpoint>>,
     ) -> Cluster {
@@ -126,8 +138,18 @@ impl Cluster {
         };
         let members = policy.endpoints.iter().map(member).collect();
         let next_interval = Cell::new(Instant::now());
-        let (picker, told, series) = (RefCell::default(), Cell::new(None), KnownSeries::default());
-        let cluster = Cluster { policy, origination, members, next_interval, told, picker, series, load };
+        let cluster = Cluster {
+            policy,
+            origination,
+            members,
+            next_interval,
+            told: Cell::new(None),
+            options,
+            groups: RefCell::default(),
+            originals: RefCell::default(),
+            series: KnownSeries::default(),
+            load,
+        };
         cluster.choose_usable();
         cluster
     }
@@ -140,18 +162,31 @@ impl Cluster {
         &self.policy
     }
 
-    /// The endpoint for a request, none of `avoided` if there is another. `None`: none may be used.
+    /// The endpoint for a request, none of `avoided` if there is another. `None`: none may be used. `original`: what the
+    /// client connected to, which is the endpoint where no balancing is wanted.
     pub fn pick(
         &self,
         hash: Option<u64>,
         mut draw: impl FnMut() -> Draw,
         avoided: &[Rc<Endpoint>],
-    ) -> Option<&Rc<Endpoint>> {
+        original: SocketAddr,
+    ) -> Option<Rc<Endpoint>> {
         /// Picks before a host is taken although it has failed before (Envoy's `host_selection_retry_max_attempts` in Istio).
         const PICKS: usize = 5;
-        let picker = self.picker.borrow();
+        if self.policy.balancer == Balancer::Passthrough {
+            return Some(self.passthrough(original));
+        }
+        let groups = self.groups.borrow();
         let mut picked = None;
         for _ in 0..PICKS {
+            let picker = match &groups[..] {
+                [(_, only)] => only,
+                several => {
+                    let total = several.last()?.0;
+                    let point = ((u128::from(draw().0) * u128::from(total)) >> 64) as u32;
+                    &several.iter().find(|(upto, _)| point < *upto)?.1
+                }
+            };
             let active = |at: usize| self.members[at].endpoint.active.get();
             let endpoint = &self.members[picker.pick(&self.policy.balancer, hash, draw(), active)?].endpoint;
             picked = Some(endpoint);
@@ -159,21 +194,61 @@ impl Cluster {
                 break;
             }
         }
-        picked
+        picked.cloned()
     }
 
-    /// To be called when an endpoint is ejected or comes back.
+    fn passthrough(&self, original: SocketAddr) -> Rc<Endpoint> {
+        let new = || {
+            Rc::new(Endpoint::new(&snapshot::Endpoint {
+                address: EndpointAddress::Ip(original),
+                weight: 1,
+                locality: Locality::default(),
+                health: Health::Ready,
+                identity: None,
+                labels: BTreeMap::new(),
+            }))
+        };
+        self.originals.borrow_mut().entry(original).or_insert_with(new).clone()
+    }
+
+    /// To be called when an endpoint is ejected, comes back, or is warmer than it was.
     fn choose_usable(&self) {
-        let ready = self.members.iter().enumerate().filter(|(_, member)| member.health == Health::Ready);
-        let candidate =
-            |(at, member): (usize, &Member)| Candidate { at, weight: member.weight, seed: member.endpoint.seed };
-        let usable: Vec<_> =
-            ready.clone().filter(|(_, member)| !member.endpoint.outlier.is_ejected()).map(candidate).collect();
+        let now = Instant::now();
+        let is_ready = |member: &Member| member.health == Health::Ready;
+        let mut usable: Vec<bool> =
+            self.members.iter().map(|member| is_ready(member) && !member.endpoint.outlier.is_ejected()).collect();
         // With too few healthy ones detection is ignored; by default that never is.
         let least = self.policy.outlier_detection.as_ref().map_or(0, |policy| policy.min_health_percent as usize);
-        let is_ignored = usable.len() * 100 < least * self.members.len();
-        let usable = if is_ignored { ready.map(candidate).collect() } else { usable };
-        *self.picker.borrow_mut() = Picker::new(usable);
+        if usable.iter().filter(|usable| **usable).count() * 100 < least * self.members.len() {
+            usable = self.members.iter().map(is_ready).collect();
+        }
+        let own = locality::Own { locality: &self.options.locality, labels: &self.options.labels };
+        let mut upto = 0;
+        let mut groups = Vec::new();
+        for group in locality::groups(&self.policy.locality, own, &self.policy.endpoints, &usable) {
+            upto += group.share;
+            let candidate = |at: usize| {
+                let member = &self.members[at];
+                Candidate { at, weight: self.warmed(member, now), seed: member.endpoint.seed }
+            };
+            groups.push((upto, Picker::new(group.members.into_iter().map(candidate).collect())));
+        }
+        *self.groups.borrow_mut() = groups;
+    }
+
+    /// An endpoint's weight, which grows while it is new: `(elapsed / duration) ^ (1 / aggression)`, in hundredths where
+    /// there is warming up at all.
+    fn warmed(&self, member: &Member, now: Instant) -> u32 {
+        let Some(warmup) = &self.policy.warmup else {
+            return member.weight;
+        };
+        let elapsed = now.saturating_duration_since(member.endpoint.born);
+        let factor = match elapsed < warmup.duration {
+            true => (elapsed.as_secs_f64() / warmup.duration.as_secs_f64()).powf(1.0 / warmup.aggression),
+            false => 1.0,
+        };
+        let percent = (factor * 100.0).max(warmup.minimum_percent).clamp(1.0, 100.0);
+        (f64::from(member.weight) * percent).min(f64::from(u32::MAX)) as u32
     }
 
     /// Remembers how a request ended, and ejects the endpoint if that was once too often.
@@ -196,6 +271,16 @@ impl Cluster {
         let now = Instant::now();
         for member in &self.members {
             member.endpoint.close_idle(now, &self.policy.pool);
+        }
+        for endpoint in self.originals.borrow().values() {
+            endpoint.close_idle(now, &self.policy.pool);
+        }
+        let is_new = |member: &Member| {
+            let warmup = self.policy.warmup.as_ref();
+            warmup.is_some_and(|warmup| now.duration_since(member.endpoint.born) < warmup.duration + WARM)
+        };
+        if self.members.iter().any(is_new) {
+            self.choose_usable();
         }
         if let Some(policy) = &self.policy.outlier_detection
             && now >= self.next_interval.get()

@@ -38,7 +38,8 @@ pub(super) struct Order<'o> {
     pub client: &'o Rc<Client>,
     pub revision: &'o Rc<Revision>,
     pub rule: Rule<'o>,
-    pub path_and_query: String,
+    /// As it is sent.
+    pub target: PathAndQuery,
     pub authority: HeaderValue,
     /// The path before it was rewritten.
     pub original: Option<HeaderValue>,
@@ -74,7 +75,7 @@ pub(super) async fn forward(order: Order<'_>, mut parts: Parts) -> Result<Forwar
     let cluster = revision.cluster(shared, &drawn.destination.cluster).ok_or(no_cluster)?;
     let facts = Facts { client, version: parts.version };
     let affinity =
-        Affinity::of(&cluster.policy().balancer, client, &parts.headers, &order.path_and_query, || shared.draw());
+        Affinity::of(&cluster.policy().balancer, client, &parts.headers, order.target.as_str(), || shared.draw());
     let own_authority = drawn.request_headers.apply(&mut parts.headers, &facts);
     let authority = own_authority.and_then(|text| HeaderValue::from_str(&text).ok()).unwrap_or(order.authority);
     if let Some(original) = order.original {
@@ -86,12 +87,12 @@ pub(super) async fn forward(order: Order<'_>, mut parts: Parts) -> Result<Forwar
     let overflow = unavailable(Flag::UpstreamOverflow, "the destination has as many requests as it may have");
     let counted = counted.ok_or(overflow)?;
     let deadline = limit(*timeout, &parts).map(|time| begin + time);
-    mirror::send(mirrors, client, revision, &parts, &order.path_and_query, &authority, order.source.as_ref());
+    mirror::send(mirrors, client, revision, &parts, &order.target, &authority, order.source.as_ref());
     let tries = Tries {
         client,
         cluster: &cluster,
         retry: retry.as_ref(),
-        path_and_query: &order.path_and_query,
+        target: &order.target,
         authority: &authority,
         source: order.source.as_ref(),
         deadline,
@@ -138,7 +139,7 @@ struct Tries<'t> {
     client: &'t Rc<Client>,
     cluster: &'t Rc<Cluster>,
     retry: Option<&'t Retry>,
-    path_and_query: &'t str,
+    target: &'t PathAndQuery,
     authority: &'t HeaderValue,
     source: Option<&'t Rc<Source>>,
     deadline: Option<Instant>,
@@ -158,7 +159,7 @@ impl Tries<'_> {
         let mut avoided: Vec<Rc<Endpoint>> = Vec::new();
         let mut retries = None;
         for n in 0.. {
-            let endpoint = self.cluster.pick(self.hash, || shared.draw(), &avoided).cloned();
+            let endpoint = self.cluster.pick(self.hash, || shared.draw(), &avoided, self.client.local);
             let endpoint = endpoint
                 .ok_or(unavailable(Flag::NoHealthyUpstream, "the destination has no endpoint that may be used"))?;
             let may_retry = n < attempts;
@@ -208,7 +209,7 @@ impl Tries<'_> {
         let make = |copies: Copies| {
             let own = if keeps || copies == Copies::Kept { parts.clone() } else { parts.take() };
             let own = own.ok_or(Failed::Gone)?;
-            request(own, self.path_and_query, self.authority, protocol, self.is_tls(), Upload::new(self.source))
+            request(own, self.target, self.authority, protocol, self.is_tls(), Upload::new(self.source))
         };
         let attempt = attempt::run(self.client, self.cluster, endpoint, protocol, self.authority, is_repeatable, make);
         match per_try.into_iter().chain(self.deadline).min() {
@@ -257,13 +258,13 @@ fn timed_out() -> Refusal {
 /// The request as an endpoint gets it.
 pub(super) fn request(
     mut parts: Parts,
-    path_and_query: &str,
+    target: &PathAndQuery,
     authority: &HeaderValue,
     protocol: Protocol,
     is_tls: bool,
     body: Upload,
 ) -> Result<Request<Upload>, Failed> {
-    let target: PathAndQuery = path_and_query.parse().map_err(|_| Failed::BadTarget)?;
+    let target = target.clone();
     parts.uri = match protocol {
         Protocol::Http1 => {
             parts.headers.insert(header::HOST, authority.clone());

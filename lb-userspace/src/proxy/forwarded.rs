@@ -69,6 +69,17 @@ pub(super) fn stamp(headers: &mut HeaderMap, client: &Client, draw: impl FnMut()
     }
 }
 
+/// How the client came to the first proxy that is trusted.
+pub(super) fn scheme(client: &Client, headers: &HeaderMap) -> &'static str {
+    let told = headers.get(&X_FORWARDED_PROTO).filter(|_| client.shared.options.trusted_hops > 0);
+    match told.map(HeaderValue::as_bytes) {
+        Some(b"https") => "https",
+        Some(b"http") => "http",
+        _ if client.is_secure => "https",
+        _ => "http",
+    }
+}
+
 fn joined(headers: &HeaderMap, peer: &HeaderValue) -> HeaderValue {
     let mut all = Vec::new();
     for value in headers.get_all(&X_FORWARDED_FOR) {

@@ -6,6 +6,7 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     task::Context,
+    time::Instant,
 };
 
 use ::http::Request;
@@ -19,6 +20,7 @@ use tokio::{io::AsyncReadExt, task::spawn_local};
 
 use super::{
     client::Client,
+    glitch::Glitches,
     io::{Downstream, Prefixed},
     request, tcp,
     upgrade::Upgraded,
@@ -50,7 +52,7 @@ pub(super) async fn serve(client: Rc<Client>, mut stream: Downstream) {
             http1(client.clone(), stream).await
         }
         Ok(Version::Http2) => {
-            stream.is_multiplexed = true;
+            stream.multiplexed = Some(Box::new(Glitches::new(Instant::now())));
             watch.begin(Doing::Idle);
             http2(client.clone(), stream).await
         }

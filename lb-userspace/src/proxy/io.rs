@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use hyper::body::{Buf, Bytes};
@@ -14,7 +15,7 @@ use tokio::{
 };
 use tokio_rustls::{client, server};
 
-use super::watch::Watch;
+use super::{glitch::Glitches, watch::Watch};
 
 /// Whatever bytes go through.
 pub(super) enum Stream {
@@ -35,7 +36,14 @@ pub(super) struct Downstream {
     pub prefix: Bytes,
     pub stream: Stream,
     pub watch: Rc<Watch>,
-    pub is_multiplexed: bool,
+    /// Of HTTP/2: many requests at a time, and frames that are counted.
+    pub multiplexed: Option<Box<Glitches>>,
+}
+
+impl Downstream {
+    pub fn new(prefix: Bytes, stream: Stream, watch: Rc<Watch>) -> Downstream {
+        Downstream { prefix, stream, watch, multiplexed: None }
+    }
 }
 
 macro_rules! delegate {
@@ -111,15 +119,20 @@ impl AsyncRead for Prefixed {
 
 impl AsyncRead for Downstream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if from_prefix(&mut self.prefix, buf) {
-            return Poll::Ready(Ok(()));
-        }
         let before = buf.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if result.is_ready() {
-            self.watch.received((buf.filled().len() - before) as u64, self.is_multiplexed);
+        let this = &mut *self;
+        if !from_prefix(&mut this.prefix, buf) {
+            match Pin::new(&mut this.stream).poll_read(cx, buf) {
+                Poll::Ready(Ok(())) => {}
+                other => return other,
+            }
+            this.watch.received((buf.filled().len() - before) as u64, this.multiplexed.is_some());
         }
-        result
+        let has_flood = |glitches: &mut Box<Glitches>| glitches.are_too_many(&buf.filled()[before..], Instant::now());
+        match this.multiplexed.as_mut().is_some_and(has_flood) {
+            true => Poll::Ready(Err(io::Error::other("a flood of control frames"))),
+            false => Poll::Ready(Ok(())),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use http::{HeaderValue, header, request::Parts};
+use http::{HeaderValue, header, request::Parts, uri::PathAndQuery};
 use http_body_util::BodyExt;
 use tokio::task::spawn_local;
 
@@ -23,7 +23,7 @@ pub(super) fn send(
     client: &Rc<Client>,
     revision: &Rc<Revision>,
     parts: &Parts,
-    path_and_query: &str,
+    target: &PathAndQuery,
     authority: &HeaderValue,
     source: Option<&Rc<Source>>,
 ) {
@@ -42,7 +42,7 @@ pub(super) fn send(
             let mut parts = parts.clone();
             parts.headers.remove(header::EXPECT);
             let body = source.map_or(Upload::Empty, |source| Upload::copy_of(source));
-            spawn_local(copy(client.clone(), cluster, parts, path_and_query.to_owned(), shadow.clone(), body));
+            spawn_local(copy(client.clone(), cluster, parts, target.clone(), shadow.clone(), body));
         }
     }
 }
@@ -51,7 +51,7 @@ async fn copy(
     client: Rc<Client>,
     cluster: Rc<Cluster>,
     parts: Parts,
-    path_and_query: String,
+    target: PathAndQuery,
     authority: HeaderValue,
     body: Upload,
 ) {
@@ -59,7 +59,7 @@ async fn copy(
     let Some(counted) = Counted::take(&cluster.load, |load| &load.requests, limit) else {
         return;
     };
-    let Some(endpoint) = cluster.pick(None, || client.shared.draw(), &[]).cloned() else {
+    let Some(endpoint) = cluster.pick(None, || client.shared.draw(), &[], client.local) else {
         return;
     };
     let under = Under::new(cluster.clone(), endpoint.clone(), counted);
@@ -68,7 +68,7 @@ async fn copy(
     let mut once = Some((parts, body));
     let make = |_| {
         let (parts, body) = once.take().ok_or(Failed::Gone)?;
-        forward::request(parts, &path_and_query, &authority, protocol, is_tls, body)
+        forward::request(parts, &target, &authority, protocol, is_tls, body)
     };
     let answer = attempt::run(&client, &cluster, &endpoint, protocol, &authority, false, make).await;
     if let Ok(response) = answer {

@@ -1,6 +1,8 @@
 //! What holds for the proxy as a whole, whatever the configuration says.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
 
 use crate::snapshot::Locality;
 
@@ -9,9 +11,13 @@ pub struct Options {
     pub limits: Limits,
     /// Where this proxy runs.
     pub locality: Locality,
+    /// Its own, for failover by labels.
+    pub labels: BTreeMap<Arc<str>, Arc<str>>,
     /// How many proxies in front of this one are trusted to have set `X-Forwarded-For` (`gatewayTopology.numTrustedProxies`).
     /// 0: what clients say of themselves is dropped.
     pub trusted_hops: u32,
+    /// Balancers in front that begin each connection with a PROXY header. Nobody else is believed one.
+    pub proxy_protocol_from: Vec<IpNet>,
     pub access_log: AccessLog,
     pub log_to: LogTo,
 }

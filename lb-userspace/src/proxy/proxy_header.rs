@@ -1,6 +1,12 @@
-//! The PROXY protocol's header (versions 1 and 2), written ahead of a connection to an endpoint. Pure.
+//! The PROXY protocol's header (versions 1 and 2): written ahead of a connection to an endpoint, read from balancers that
+//! are known to send it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
+
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::snapshot::ProxyProtocol;
 
@@ -44,9 +50,104 @@ pub(super) fn write(version: ProxyProtocol, from: SocketAddr, to: SocketAddr) ->
     }
 }
 
+/// Reads a header, which must be there, and not a byte more. The result is the client's address; `None`: the balancer speaks
+/// for itself (`UNKNOWN`, `LOCAL`).
+///
+/// # Errors
+/// The connection's; no header.
+pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<SocketAddr>> {
+    // Both versions are longer.
+    let mut begin = [0; 12];
+    stream.read_exact(&mut begin).await?;
+    if begin == *SIGNATURE {
+        let mut head = [0; 4];
+        stream.read_exact(&mut head).await?;
+        let mut addresses = vec![0; usize::from(u16::from_be_bytes([head[2], head[3]]))];
+        stream.read_exact(&mut addresses).await?;
+        return binary(head[0], head[1], &addresses).ok_or_else(bad);
+    }
+    /// Section 2.1: the longest line, with its end.
+    const LONGEST: usize = 107;
+    let mut line = begin.to_vec();
+    while !line.ends_with(b"\r\n") {
+        if line.len() == LONGEST || !line.starts_with(b"PROXY ") {
+            return Err(bad());
+        }
+        line.push(stream.read_u8().await?);
+    }
+    std::str::from_utf8(&line).ok().and_then(text).ok_or_else(bad)
+}
+
+fn bad() -> io::Error {
+    io::Error::other("no PROXY header from a balancer that is said to send one")
+}
+
+/// The outer option is for what is no header.
+fn text(line: &str) -> Option<Option<SocketAddr>> {
+    let mut words = line.strip_suffix("\r\n")?.split(' ').skip(1);
+    let is_v4 = match words.next()? {
+        "UNKNOWN" => return Some(None),
+        "TCP4" => true,
+        "TCP6" => false,
+        _ => return None,
+    };
+    let (from, to): (IpAddr, IpAddr) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let port = words.next()?.parse().ok()?;
+    let _: u16 = words.next()?.parse().ok()?;
+    (from.is_ipv4() == is_v4 && to.is_ipv4() == is_v4 && words.next().is_none())
+        .then_some(Some(SocketAddr::new(from, port)))
+}
+
+fn binary(command: u8, family: u8, bytes: &[u8]) -> Option<Option<SocketAddr>> {
+    let port = |at: usize| Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
+    match (command, family) {
+        (0x20, _) | (0x21, 0) => Some(None),
+        (0x21, 0x11) => {
+            let from: [u8; 4] = bytes.get(..4)?.try_into().ok()?;
+            Some(Some(SocketAddr::new(from.into(), port(8)?)))
+        }
+        (0x21, 0x21) => {
+            let from: [u8; 16] = bytes.get(..16)?.try_into().ok()?;
+            Some(Some(SocketAddr::new(from.into(), port(32)?)))
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_written_is_read_and_what_follows_is_left() {
+        let (v4, v6): (SocketAddr, SocketAddr) = ("1.2.3.4:5".parse().unwrap(), "[fd00::1]:80".parse().unwrap());
+        for version in [ProxyProtocol::V1, ProxyProtocol::V2] {
+            for (from, to, expected) in [(v4, v4, Some(v4)), (v6, v6, Some(v6)), (v4, v6, None)] {
+                let mut bytes = write(version, from, to);
+                bytes.extend(b"GET");
+                let mut rest = &bytes[..];
+                assert_eq!(read(&mut rest).await.unwrap(), expected, "{version:?} {from} {to}");
+                assert_eq!(rest, b"GET");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_header_is_refused() {
+        let long = format!("PROXY TCP4 {}\r\n", "1".repeat(200));
+        for text in [
+            "GET / HTTP/1.1\r\n\r\n",
+            "PROXY TCP4 1.2.3.4 1.2.3.4 5\r\n",
+            "PROXY TCP4 fd00::1 fd00::1 5 5\r\n",
+            "PROXY TCP4 1.2.3.4 1.2.3.4 5 5 5\r\n",
+            "PROXY TCP4 1.2.3.4 1.2.3.4 5 99999\r\n",
+            "PROXY UDP4 1.2.3.4 1.2.3.4 5 5\r\n",
+            "PROXY TCP4 1.2.3.4",
+            &long,
+        ] {
+            assert!(read(&mut text.as_bytes()).await.is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn headers() {

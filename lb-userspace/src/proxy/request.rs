@@ -72,8 +72,10 @@ async fn answer(
     let shared = &client.shared;
     let limits = &shared.options.limits;
     let Admitted { authority } = admit::admit(&parts.method, &parts.uri, parts.version, &parts.headers, limits)?;
-    let raw = parts.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
-    let target = path::normalize(&raw).map_err(|_| Refusal {
+    // Shares the text.
+    let uri = parts.uri.clone();
+    let raw = uri.path_and_query().map_or("/", |target| target.as_str());
+    let target = path::normalize(raw).map_err(|_| Refusal {
         status: StatusCode::BAD_REQUEST,
         flag: Flag::DownstreamProtocolError,
         text: "a path that has no normal form",
@@ -100,7 +102,7 @@ async fn answer(
     let headers = std::mem::take(&mut parts.headers);
     let method = parts.method.clone();
     let view = router::Request {
-        scheme: if client.is_secure { "https" } else { "http" },
+        scheme: forwarded::scheme(client, &headers),
         method: method.as_str(),
         authority: text,
         path: &target.path,
@@ -142,21 +144,20 @@ async fn answer(
                 Cow::Borrowed(same) if same == text => authority.clone(),
                 other => HeaderValue::from_str(&other).unwrap_or(authority.clone()),
             };
-            let path_and_query = rewritten.path_and_query.into_owned();
-            let original = is_rewritten.then(|| HeaderValue::from_str(&raw).ok()).flatten();
+            let target = match uri.path_and_query().filter(|sent| sent.as_str() == rewritten.path_and_query) {
+                Some(as_sent) => as_sent.clone(),
+                None => rewritten.path_and_query.parse().map_err(|_| Refusal {
+                    status: StatusCode::BAD_REQUEST,
+                    flag: Flag::DownstreamProtocolError,
+                    text: "the rewritten path is none",
+                })?,
+            };
+            let original = is_rewritten.then(|| HeaderValue::from_str(raw).ok()).flatten();
             let source = (!body.is_end_stream())
                 .then(|| Source::new(body, client.watch.clone(), record.received.clone(), limits.replay));
             parts.headers = headers;
-            let order = forward::Order {
-                client,
-                revision: &revision,
-                rule,
-                path_and_query,
-                authority,
-                original,
-                source,
-                record,
-            };
+            let order =
+                forward::Order { client, revision: &revision, rule, target, authority, original, source, record };
             let forwarded = forward::forward(order, parts).await?;
             if forwarded.response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 return switch(client, wanted, forwarded).await;

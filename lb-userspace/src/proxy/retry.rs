@@ -145,7 +145,7 @@ mod tests {
     fn pauses_grow_to_ten_times() {
         let base = Duration::from_millis(25);
         let longest = [0, 1, 2, 3, 4, 40].map(|n| pause(base, n, Draw(u64::MAX)).as_millis());
-        assert_eq!(longest, [24, 49, 99, 199, 249, 249]);
+        assert_eq!(longest, [25, 50, 100, 200, 250, 250]);
         assert_eq!(pause(base, 3, Draw(0)), Duration::ZERO);
     }
 

