@@ -52,6 +52,12 @@ impl State {
             || self.0 & (Self::CLIENT_FIN | Self::BACKEND_FIN) == Self::CLIENT_FIN | Self::BACKEND_FIN
     }
 
+    /// Both ends said so themselves; a reset may have been forged.
+    #[inline(always)]
+    pub const fn finished(self) -> bool {
+        self.0 == Self::CLIENT_FIN | Self::BACKEND_FIN
+    }
+
     pub const fn phase(self) -> Phase {
         match (self.closed(), self.0 & (Self::CLIENT_FIN | Self::BACKEND_FIN)) {
             (true, _) => Phase::Closed,

@@ -17,6 +17,9 @@ pub const PORT_PROBES: u32 = 64;
 /// A packet with less time to live than this is not forwarded (RFC 1812 section 5.3.1, RFC 8200 section 3).
 pub const LEAST_HOPS: u8 = 2;
 
+/// How many of these only take a port that nobody has used in the last minute.
+const FRESH_PROBES: u32 = 16;
+
 /// How far ahead of the expected acknowledgement number a segment may be and still complete a handshake: a generous
 /// window, yet 1 in 4,096 for somebody who guesses.
 const ACK_WINDOW: u32 = 1 << 20;
@@ -60,9 +63,14 @@ pub fn decide<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> V
 pub fn settled<A: Address, T: Tables<A>>(tables: &T, segment: &Segment<A>, entry: &FlowEntry<A>) -> bool {
     !segment.has(tcp::SYN | tcp::FIN | tcp::RST)
         && entry.state.steady()
-        && tables.now().wrapping_sub(entry.seen) < tables.settings().refresh
-        && entry.hop.ready()
+        && fresh(tables, entry)
         && segment.wire_len <= entry.mtu
+}
+
+/// Whether the way that `entry` remembers is young enough to be taken.
+#[inline(always)]
+fn fresh<A: Address, T: Tables<A>>(tables: &T, entry: &FlowEntry<A>) -> bool {
+    tables.now().wrapping_sub(entry.seen) < tables.settings().refresh && entry.hop.ready()
 }
 
 /// A segment of an established flow that changes its state, or the first one in about a second.
@@ -76,18 +84,37 @@ fn known<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdic
         };
     }
     packet.to = packet.here.entry.to;
-    if let Err(reason) = next_hop(tables, packet, (packet.here.entry.hop, packet.here.entry.mtu)) {
+    let (young, last) = (fresh(tables, &packet.here.entry), (packet.here.entry.hop, packet.here.entry.mtu));
+    if young {
+        (packet.hop, packet.mtu) = last;
+    } else if let Err(reason) = next_hop(tables, packet, last) {
         return Verdict::Drop(reason);
     }
     if packet.ip.hops < LEAST_HOPS {
         return Verdict::Expired;
     }
-    refresh(tables, packet);
+    match young {
+        true => note_state(tables, packet),
+        false => refresh(tables, packet),
+    }
     if packet.segment.wire_len > packet.mtu {
         return Verdict::TooBig(packet.mtu);
     }
     tables.count_backend(packet.here.entry.backend_stats, packet.here.entry.side, packet.segment.ip_len as u64);
     Verdict::Forward(Reason::ForwardFlow)
+}
+
+/// A segment that ends a flow comes soon after others: the way is known, and only the state is written.
+#[inline(always)]
+fn note_state<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) {
+    let entry = &packet.here.entry;
+    let state = entry.state.step(entry.side, packet.segment.flags);
+    if state == entry.state {
+        return;
+    }
+    packet.reverse = packet.to.reverse();
+    tables.touch_flow(&packet.segment.tuple, |entry| entry.state = state);
+    tables.touch_flow(&packet.reverse, |entry| entry.state = state);
 }
 
 /// Writes what changed to this direction's entry, and keeps the other direction alive: it may have been evicted, and this
@@ -117,7 +144,10 @@ fn refresh<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) {
 #[inline(never)]
 fn handshake<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict {
     packet.to = packet.here.entry.to;
-    if let Err(reason) = next_hop(tables, packet, (packet.here.entry.hop, packet.here.entry.mtu)) {
+    let last = (packet.here.entry.hop, packet.here.entry.mtu);
+    if fresh(tables, &packet.here.entry) {
+        (packet.hop, packet.mtu) = last;
+    } else if let Err(reason) = next_hop(tables, packet, last) {
         return Verdict::Drop(reason);
     }
     if packet.ip.hops < LEAST_HOPS {
@@ -130,10 +160,19 @@ fn handshake<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Ve
             tables.drop_pending(&packet.segment.tuple);
             tables.drop_pending(&reverse);
         }
-        Side::Backend if packet.segment.has(tcp::SYN) => tables.touch_pending(&reverse, |client| {
-            client.expect = expect;
-            client.answered = 1;
-        }),
+        Side::Backend if packet.segment.has(tcp::SYN) => {
+            tables.touch_pending(&reverse, |client| {
+                client.expect = expect;
+                client.answered = 1;
+            });
+            // For the established flow.
+            let (hop, mtu, seen) = (packet.hop, packet.mtu, tables.now());
+            tables.touch_pending(&packet.segment.tuple, |backend| {
+                backend.entry.hop = hop;
+                backend.entry.mtu = mtu;
+                backend.entry.seen = seen;
+            });
+        }
         Side::Client if completes(&packet.segment, &packet.here) => {
             if establish(tables, packet).is_err() {
                 return Verdict::Reject(Reason::RejectTableFull);
@@ -165,6 +204,11 @@ fn establish<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Re
     packet.here.entry.seen = tables.now();
     packet.here.entry.state = State::OPEN.step(Side::Client, packet.segment.flags);
     packet.mirror();
+    if let Some(backend) = tables.pending(&packet.reverse) {
+        packet.there.entry.hop = backend.entry.hop;
+        packet.there.entry.mtu = backend.entry.mtu;
+        packet.there.entry.seen = backend.entry.seen;
+    }
     tables.put_flow(&packet.reverse, &packet.there.entry, Put::Replace)?;
     tables.put_flow(&packet.segment.tuple, &packet.here.entry, Put::Replace)?;
     tables.drop_pending(&packet.reverse);
@@ -261,7 +305,7 @@ fn claim_port<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> R
     let count = settings.snat_count as u32;
     // A kept client address nearly always keeps its port too; it collides only where one client port reaches one backend
     // through two VIPs.
-    if packet.pick.backend.forwarding == Forwarding::Dnat && claim(tables, packet)? {
+    if packet.pick.backend.forwarding == Forwarding::Dnat && claim(tables, packet, Finished::Yields)? {
         return Ok(());
     }
     let first = packet.pick.hash.first_port(count);
@@ -272,7 +316,13 @@ fn claim_port<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> R
         // Computed from `first` each time: a running offset would be a new state to the verifier in every round.
         let offset = if first + probe < count { first + probe } else { first + probe - count };
         packet.here.entry.to.sport = Be16::new(settings.snat_first.wrapping_add(offset as u16));
-        if claim(tables, packet)? {
+        let finished = if probe < FRESH_PROBES { Finished::Keeps } else { Finished::Yields };
+        // A look is cheaper than a claim in vain, and most of those come in a row.
+        packet.reverse = packet.here.entry.to.reverse();
+        if probe > 0 && matches!(holder(tables, packet, finished), Some(Holder::Busy)) {
+            continue;
+        }
+        if claim(tables, packet, finished)? {
             return Ok(());
         }
     }
@@ -282,18 +332,48 @@ fn claim_port<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> R
 /// Whether the reverse tuple was free. The claim is written before the established flows are asked, so that a flow that is
 /// just moving from one table to the other is seen in one of them.
 #[inline(never)]
-fn claim<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Result<bool, Reason> {
+fn claim<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>, finished: Finished) -> Result<bool, Reason> {
     packet.mirror();
     match tables.put_pending(&packet.reverse, &packet.there, Put::New) {
         Ok(()) => {}
         Err(PutError::Exists) => return Ok(false),
         Err(PutError::Full) => return Err(Reason::RejectTableFull),
     }
-    if tables.flow(&packet.reverse).is_none() {
+    let Some(other) = holder(tables, packet, finished) else {
         return Ok(true);
-    }
-    tables.drop_pending(&packet.reverse);
-    Ok(false)
+    };
+    let Holder::Finished(forward) = other else {
+        tables.drop_pending(&packet.reverse);
+        return Ok(false);
+    };
+    tables.drop_flow(&packet.reverse);
+    tables.drop_flow(&forward);
+    Ok(true)
+}
+
+/// What becomes of a source port whose flow both ends have closed, about a second or longer ago. The backend may still
+/// remember that flow (TIME_WAIT), so other ports come first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Finished {
+    Keeps,
+    Yields,
+}
+
+/// An established flow on the reverse tuple.
+enum Holder<A> {
+    Busy,
+    /// It may go; its client's tuple.
+    Finished(Tuple<A>),
+}
+
+#[inline(always)]
+fn holder<A: Address, T: Tables<A>>(tables: &T, packet: &Packet<A>, finished: Finished) -> Option<Holder<A>> {
+    let entry = tables.flow(&packet.reverse)?;
+    let quiet = tables.now().wrapping_sub(entry.seen) >= tables.settings().refresh;
+    Some(match finished {
+        Finished::Yields if entry.state.finished() && quiet => Holder::Finished(entry.to.reverse()),
+        Finished::Keeps | Finished::Yields => Holder::Busy,
+    })
 }
 
 /// Finds the way towards `packet.to`; `last` is the one taken so far, with its MTU.

@@ -4,7 +4,7 @@ use crate::{
     flow::Address,
     frame::Frame,
     verdict::Reason,
-    wire::{Be16, Be32, ether, ipv4, ipv6},
+    wire::{Be16, Be32, Ipv4Header, Ipv6Header, ether, ipv4, ipv6},
 };
 
 /// The IP part of a packet. Offsets are from the start of the frame.
@@ -90,25 +90,22 @@ impl Header for crate::flow::V4 {
 
     #[inline(always)]
     fn base<F: Frame>(frame: &F, at: usize, room: Room) -> Result<Ip<Self>, Reason> {
-        let version_ihl: u8 = frame.load(at).ok_or(MALFORMED)?;
-        let header = ((version_ihl & 0x0f) as usize) * 4;
-        if version_ihl >> 4 != 4 || header < ipv4::MIN_LEN {
+        let fixed: Ipv4Header = frame.load(at).ok_or(MALFORMED)?;
+        let header = ((fixed.version_ihl & 0x0f) as usize) * 4;
+        if fixed.version_ihl >> 4 != 4 || header < ipv4::MIN_LEN {
             return Err(MALFORMED);
         }
-        let total = frame.load::<Be16>(at + ipv4::TOTAL_LEN).ok_or(MALFORMED)?.get() as usize;
-        let fragment = frame.load::<Be16>(at + ipv4::FRAGMENT).ok_or(MALFORMED)?.get();
-        let [hops, protocol]: [u8; 2] = frame.load(at + ipv4::TTL).ok_or(MALFORMED)?;
-        let src: Self = frame.load(at + ipv4::SRC).ok_or(MALFORMED)?;
-        let dst: Self = frame.load(at + ipv4::DST).ok_or(MALFORMED)?;
+        let total = fixed.total_len.get() as usize;
         if total < header || (room == Room::Whole && !frame.holds(at + total)) {
             return Err(MALFORMED);
         }
-        let fragment = if fragment & (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) == 0 {
-            Fragment::Whole
-        } else {
-            let id = frame.load::<Be16>(at + ipv4::ID).ok_or(MALFORMED)?.get() as u32;
-            if fragment & ipv4::OFFSET_MASK == 0 { Fragment::First(id) } else { Fragment::Later(id) }
+        let (id, fragment) = (fixed.id.get() as u32, fixed.fragment.get());
+        let fragment = match fragment & (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) {
+            0 => Fragment::Whole,
+            _ if fragment & ipv4::OFFSET_MASK == 0 => Fragment::First(id),
+            _ => Fragment::Later(id),
         };
+        let (src, dst, protocol, hops) = (Self(fixed.src), Self(fixed.dst), fixed.protocol, fixed.ttl);
         Ok(Ip { at, src, dst, protocol, hops, transport: at + header, transport_len: total - header, fragment })
     }
 }
@@ -121,18 +118,15 @@ impl Header for crate::flow::V6 {
 
     #[inline(always)]
     fn base<F: Frame>(frame: &F, at: usize, room: Room) -> Result<Ip<Self>, Reason> {
-        let version: u8 = frame.load(at).ok_or(MALFORMED)?;
-        if version >> 4 != 6 {
+        let fixed: Ipv6Header = frame.load(at).ok_or(MALFORMED)?;
+        if fixed.version >> 4 != 6 {
             return Err(MALFORMED);
         }
-        let transport_len = frame.load::<Be16>(at + ipv6::PAYLOAD_LEN).ok_or(MALFORMED)?.get() as usize;
-        let src: Self = frame.load(at + ipv6::SRC).ok_or(MALFORMED)?;
-        let dst: Self = frame.load(at + ipv6::DST).ok_or(MALFORMED)?;
-        let transport = at + ipv6::LEN;
+        let (transport, transport_len) = (at + ipv6::LEN, fixed.payload_len.get() as usize);
         if room == Room::Whole && !frame.holds(transport + transport_len) {
             return Err(MALFORMED);
         }
-        let [protocol, hops]: [u8; 2] = frame.load(at + ipv6::NEXT_HEADER).ok_or(MALFORMED)?;
+        let (src, dst, protocol, hops) = (Self(fixed.src), Self(fixed.dst), fixed.next_header, fixed.hop_limit);
         Ok(Ip { at, src, dst, protocol, hops, transport, transport_len, fragment: Fragment::Whole })
     }
 

@@ -6,7 +6,7 @@
 use crate::{
     decide::{LEAST_HOPS, decide, settled},
     error,
-    flow::{Tuple, V4, V6},
+    flow::{Address, Tuple, V4, V6},
     frame::Frame,
     icmp,
     packet::{Packet, Segment},
@@ -15,7 +15,7 @@ use crate::{
     rewrite::{Family, rewrite},
     table::{FragmentKey, FragmentPorts, Hop, PortUse, Tables, Way},
     verdict::{Action, Outcome, Reason, Verdict},
-    wire::{Be16, Be32, Mac, protocol, tcp},
+    wire::{Be16, Be32, Mac, TcpHeader, protocol, tcp},
 };
 
 /// Tables of both families.
@@ -53,18 +53,15 @@ fn fast_ip<A: Family, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T, at: usi
     if ip.fragment != Fragment::Whole {
         return None;
     }
-    let segment = match segment(frame, tables, &ip) {
-        Ok(segment) => segment,
-        Err(Reason::PassMalformed) => return None,
-        Err(reason) => return Some(Outcome::pass(reason)),
-    };
+    let segment = whole(frame, &ip)?;
+    if let Some(reason) = foreign(tables, &segment.tuple) {
+        return Some(Outcome::pass(reason));
+    }
     // These change a flow's state, or begin one: looking it up here would only be done again there.
     if segment.has(tcp::SYN | tcp::FIN | tcp::RST) {
-        return foreign(tables, &segment);
+        return None;
     }
-    let Some(entry) = tables.flow(&segment.tuple) else {
-        return foreign(tables, &segment);
-    };
+    let entry = tables.flow(&segment.tuple)?;
     if !settled(tables, &segment, &entry) || ip.hops < LEAST_HOPS {
         return None;
     }
@@ -75,14 +72,41 @@ fn fast_ip<A: Family, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T, at: usi
     })
 }
 
-/// Passes a segment on whose endpoints concern nobody; `None` for all others. Asked only where a flow is not known: flows
-/// need not pay for it.
+/// Why a segment whose endpoints concern nobody is passed on; `None` for all others.
 #[inline(always)]
-fn foreign<A: Family, T: Tables<A>>(tables: &T, segment: &Segment<A>) -> Option<Outcome> {
-    let Tuple { src, dst, sport, dport } = &segment.tuple;
-    let ours =
-        tables.endpoint_in_use(PortUse::Listen, dst, *dport) || tables.endpoint_in_use(PortUse::Backend, src, *sport);
-    (!ours).then_some(Outcome::pass(Reason::PassAddress))
+fn foreign<A: Address, T: Tables<A>>(tables: &T, tuple: &Tuple<A>) -> Option<Reason> {
+    let Tuple { src, dst, sport, dport } = tuple;
+    if tables.endpoint_in_use(PortUse::Listen, dst, *dport) || tables.endpoint_in_use(PortUse::Backend, src, *sport) {
+        return None;
+    }
+    let port = tables.port_in_use(PortUse::Listen, *dport) || tables.port_in_use(PortUse::Backend, *sport);
+    Some(if port { Reason::PassAddress } else { Reason::PassPort })
+}
+
+/// Reads a segment that is no fragment, in one go; `None` where its header is cut short or contradicts itself.
+#[inline(always)]
+fn whole<A: Address, F: Frame>(frame: &F, ip: &Ip<A>) -> Option<Segment<A>> {
+    let header: TcpHeader = frame.load(ip.transport)?;
+    let offset_flags = header.offset_flags.get();
+    let len = (offset_flags >> 12) as usize * 4;
+    if len < tcp::MIN_LEN || len > ip.transport_len {
+        return None;
+    }
+    let tuple = Tuple { src: ip.src, dst: ip.dst, sport: header.sport, dport: header.dport };
+    let (seq, ack) = (header.seq.get(), header.ack.get());
+    let (ip_len, wire_len) = lengths(frame, ip);
+    Some(Segment { tuple, flags: offset_flags as u8, seq, ack, ip_len, wire_len })
+}
+
+/// Bytes of the IP packet, and of the largest packet that it will be on the wire.
+#[inline(always)]
+fn lengths<A, F: Frame>(frame: &F, ip: &Ip<A>) -> (u32, u16) {
+    let header = ip.transport - ip.at;
+    let ip_len = (header + ip.transport_len) as u32;
+    match frame.gso_size() {
+        0 => (ip_len, ip_len as u16),
+        payload => (ip_len, (header + tcp::MIN_LEN + payload) as u16),
+    }
 }
 
 /// Decides about any frame.
@@ -194,11 +218,7 @@ fn launch<F: Frame>(frame: &mut F, hop: &Hop, reason: Reason) -> Outcome {
 #[inline(always)]
 fn segment<A: Family, F: Frame, T: Tables<A>>(frame: &F, tables: &T, ip: &Ip<A>) -> Result<Segment<A>, Reason> {
     let at = ip.transport;
-    let ip_len = (at - ip.at + ip.transport_len) as u32;
-    let wire_len = match frame.gso_size() {
-        0 => ip_len as u16,
-        payload => (at - ip.at + tcp::MIN_LEN + payload) as u16,
-    };
+    let (ip_len, wire_len) = lengths(frame, ip);
     if let Fragment::Later(id) = ip.fragment {
         let ports = tables.fragment(&FragmentKey { src: ip.src, dst: ip.dst, id }).ok_or(Reason::PassFragment)?;
         let tuple = Tuple { src: ip.src, dst: ip.dst, sport: ports.sport, dport: ports.dport };

@@ -6,7 +6,7 @@ use crate::{
     frame::{Frame, TransportChange},
     parse::{Fragment, Header, Ip},
     verdict::Reason,
-    wire::{Be16, Mac, ether, ipv4, ipv6, protocol, tcp},
+    wire::{Be16, Ipv4Tail, Mac, ether, ipv4, ipv6, protocol, tcp},
 };
 
 /// Writes the new addresses and ports and corrects every checksum. A later fragment has no ports: its transport checksum
@@ -49,15 +49,16 @@ impl Family for V4 {
 
     #[inline(always)]
     fn rewrite<F: Frame>(frame: &mut F, at: usize, src: &Self, dst: &Self, addresses: Sum) -> Result<(), Reason> {
-        let [ttl_protocol, check]: [Be16; 2] = frame.load(at + ipv4::TTL).ok_or(Reason::DropRewrite)?;
-        let aged = Be16::new(ttl_protocol.get().wrapping_sub(0x0100));
-        if ttl_protocol.get() < 0x0200 {
+        let before: Ipv4Tail = frame.load(at + ipv4::TTL).ok_or(Reason::DropRewrite)?;
+        let [ttl, protocol] = before.ttl_protocol.raw().to_ne_bytes();
+        if ttl < 2 {
             return Err(Reason::DropTtl);
         }
-        let change = addresses.replace16(ttl_protocol.raw(), aged.raw());
-        let check = checksum::update(check, change);
-        frame.store(at + ipv4::TTL, [aged.raw(), check]).ok_or(Reason::DropRewrite)?;
-        frame.store(at + ipv4::SRC, [*src, *dst]).ok_or(Reason::DropRewrite)
+        let aged = u16::from_ne_bytes([ttl - 1, protocol]);
+        let checksum = checksum::update(before.checksum, addresses.replace16(before.ttl_protocol.raw(), aged));
+        let after =
+            Ipv4Tail { ttl_protocol: Be16::from_raw(aged), checksum: Be16::from_raw(checksum), src: src.0, dst: dst.0 };
+        frame.store(at + ipv4::TTL, after).ok_or(Reason::DropRewrite)
     }
 }
 

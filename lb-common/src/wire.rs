@@ -25,6 +25,11 @@ impl Be16 {
     pub const fn raw(self) -> u16 {
         self.0
     }
+
+    #[inline(always)]
+    pub const fn from_raw(raw: u16) -> Self {
+        Self(raw)
+    }
 }
 
 /// A 32-bit field exactly as it stands in the packet.
@@ -60,6 +65,59 @@ impl Be32 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Mac(pub [u16; 3]);
+
+/// The fixed part of an IPv4 header, so that one check reaches all of it (RFC 791).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Ipv4Header {
+    pub version_ihl: u8,
+    pub service: u8,
+    pub total_len: Be16,
+    pub id: Be16,
+    pub fragment: Be16,
+    pub ttl: u8,
+    pub protocol: u8,
+    pub checksum: Be16,
+    pub src: Be32,
+    pub dst: Be32,
+}
+
+/// What of an IPv4 header a balancer rewrites: from the time to live on.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Ipv4Tail {
+    pub ttl_protocol: Be16,
+    pub checksum: Be16,
+    pub src: Be32,
+    pub dst: Be32,
+}
+
+/// RFC 8200 section 3.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Ipv6Header {
+    pub version: u8,
+    pub flow: [u8; 3],
+    pub payload_len: Be16,
+    pub next_header: u8,
+    pub hop_limit: u8,
+    pub src: [Be32; 4],
+    pub dst: [Be32; 4],
+}
+
+/// The fixed part of a TCP header (RFC 9293 section 3.1).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct TcpHeader {
+    pub sport: Be16,
+    pub dport: Be16,
+    pub seq: Be32,
+    pub ack: Be32,
+    pub offset_flags: Be16,
+    pub window: Be16,
+    pub checksum: Be16,
+    pub urgent: Be16,
+}
 
 pub mod ether {
     pub const LEN: usize = 14;
@@ -125,3 +183,9 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     pub const ICMPV6: u8 = 58;
 }
+
+const _: () = {
+    assert!(size_of::<Ipv4Header>() == ipv4::MIN_LEN && size_of::<Ipv6Header>() == ipv6::LEN);
+    assert!(size_of::<Ipv4Tail>() == ipv4::MIN_LEN - ipv4::TTL);
+    assert!(size_of::<TcpHeader>() == tcp::MIN_LEN);
+};

@@ -24,7 +24,7 @@ use ctx::{Native, XdpFrame};
 use lb_common::{
     flow::{Address, Tuple, V4, V6, mix},
     frame::Frame,
-    table::Tables,
+    table::{Route, Tables},
     wire::{Be16, ether, ipv4, ipv6},
 };
 use maps::Kernel;
@@ -145,6 +145,12 @@ pub fn hash4(ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 pub fn lru_insert4(ctx: XdpContext) -> u32 {
     told(key::<V4>(&ctx, ipv4::MIN_LEN).map(|key| BASE_INSERT4.insert(&key, &[0; 7], BPF_ANY as u64).is_ok()))
+}
+
+/// A route lookup for the packet's own addresses.
+#[xdp(frags)]
+pub fn route4(ctx: XdpContext) -> u32 {
+    told(key::<V4>(&ctx, ipv4::MIN_LEN).map(|key| Kernel::xdp(&ctx).route(&V4::ZERO, &key.dst) != Route::None))
 }
 
 /// Out of the interface that the parameters name; of a generator or of the bare redirect.

@@ -19,8 +19,11 @@ use crate::world::ECHO_PORT;
 /// Established flows. Each is two entries of the table.
 const COUNTS: [u32; 4] = [1, 4_096, 65_536, 524_288];
 
-/// Room for both directions of both kinds of flow at the largest count, and some: an LRU map evicts before it is full.
-const CAPACITY: u32 = 2_400_000;
+/// Entries of the flow tables and of those they are compared with: the agent's default, or room for both directions of both
+/// kinds of flow, and some: an LRU map evicts before it is full.
+fn capacity(flows: u32) -> u32 {
+    (flows * 4 + flows / 2).max(524_288)
+}
 
 /// As with the agent's default limits.
 const PENDING: u32 = 32_768;
@@ -33,13 +36,15 @@ const XDP_REDIRECT: u32 = 4;
 /// How long it is measured.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Effort {
-    /// Passes of each row; the median counts
-    #[arg(long, default_value_t = 5)]
+    /// Passes of each row, in turns; the median counts
+    #[arg(long, default_value_t = 31)]
     pub passes: u32,
     /// Packets of a pass
-    #[arg(long, default_value_t = 1_000_000)]
+    #[arg(long, default_value_t = 100_000)]
     pub repeat: u32,
-    /// Most established flows
+    /// Fewest and most established flows
+    #[arg(long, default_value_t = 1)]
+    pub least: u32,
     #[arg(long, default_value_t = 524_288)]
     pub flows: u32,
 }
@@ -52,7 +57,9 @@ enum Case {
     LruHit6,
     HashHit,
     HashMiss,
+    LruMiss,
     LruInsert,
+    Route,
     Snat4,
     Dnat4,
     Snat6,
@@ -62,14 +69,16 @@ enum Case {
 }
 
 impl Case {
-    const ALL: [Case; 13] = [
+    const ALL: [Case; 15] = [
         Case::Empty4,
         Case::Empty6,
         Case::LruHit4,
         Case::LruHit6,
         Case::HashHit,
         Case::HashMiss,
+        Case::LruMiss,
         Case::LruInsert,
+        Case::Route,
         Case::Snat4,
         Case::Dnat4,
         Case::Snat6,
@@ -88,7 +97,10 @@ impl Case {
             }
             Case::Dnat4 => Packet::data(from(v4, Forwarding::Dnat), v4, PORT),
             Case::Empty6 | Case::LruHit6 | Case::Snat6 => Packet::data(from(v6, Forwarding::Snat), v6, PORT),
-            Case::NewFlow | Case::LruInsert => Packet::syn(Ipv4Addr::new(10, 66, 0, 0).into(), v4, PORT),
+            Case::Route => Packet::data(from(v4, Forwarding::Snat), Ipv4Addr::new(10, 1, 0, 100).into(), PORT),
+            Case::NewFlow | Case::LruInsert | Case::LruMiss => {
+                Packet::syn(Ipv4Addr::new(10, 66, 0, 0).into(), v4, PORT)
+            }
             Case::HashMiss | Case::OtherPort => Packet::data(from(v4, Forwarding::Snat), v4, PORT + 1),
             Case::OtherAddress => Packet::data(from(v4, Forwarding::Snat), elsewhere, PORT),
         }
@@ -97,10 +109,9 @@ impl Case {
     /// Verdict, and where the production program is under test the reason that it counts.
     fn expected(self) -> (u32, Option<Reason>) {
         match self {
-            Case::Empty4 | Case::Empty6 | Case::LruHit4 | Case::LruHit6 | Case::HashHit | Case::LruInsert => {
-                (XDP_PASS, None)
-            }
-            Case::HashMiss => (XDP_DROP, None),
+            Case::Empty4 | Case::Empty6 | Case::LruHit4 | Case::LruHit6 | Case::HashHit => (XDP_PASS, None),
+            Case::LruInsert | Case::Route => (XDP_PASS, None),
+            Case::HashMiss | Case::LruMiss => (XDP_DROP, None),
             Case::Snat4 | Case::Dnat4 | Case::Snat6 => (XDP_REDIRECT, Some(Reason::ForwardFlow)),
             Case::NewFlow => (XDP_REDIRECT, Some(Reason::ForwardNew)),
             Case::OtherPort => (XDP_PASS, Some(Reason::PassPort)),
@@ -112,10 +123,11 @@ impl Case {
     fn own(self) -> Option<&'static str> {
         Some(match self {
             Case::Empty4 | Case::Empty6 => "empty",
-            Case::LruHit4 => "lru_hit4",
+            Case::LruHit4 | Case::LruMiss => "lru_hit4",
             Case::LruHit6 => "lru_hit6",
             Case::HashHit | Case::HashMiss => "hash4",
             Case::LruInsert => "lru_insert4",
+            Case::Route => "route4",
             _ => return None,
         })
     }
@@ -135,30 +147,27 @@ struct Stand {
 /// When something cannot be loaded, or packets do not take the path that is to be measured.
 pub fn run(effort: &Effort, out: u32, backends: &[SocketAddr]) -> Result<()> {
     meltemi::host::allow_lookups()?;
-    let mut stand = Stand::new(backends)?;
-    let mut filled = 0;
-    for count in COUNTS.into_iter().filter(|count| *count <= effort.flows) {
-        stand.fill(filled..count, out)?;
-        filled = count;
-        let figures = stand.measure(effort, count)?;
-        print(&figures, count);
+    for count in COUNTS.into_iter().filter(|count| (effort.least..=effort.flows).contains(count)) {
+        let mut stand = Stand::new(backends, capacity(count))?;
+        stand.fill(0..count, out)?;
+        print(&stand.measure(effort, count)?, count);
     }
     Ok(())
 }
 
 impl Stand {
-    fn new(backends: &[SocketAddr]) -> Result<Self> {
+    fn new(backends: &[SocketAddr], capacity: u32) -> Result<Self> {
         let mut programs = Programs::load(&[
-            ("BASE_LRU4", CAPACITY),
-            ("BASE_LRU6", CAPACITY),
-            ("BASE_HASH4", CAPACITY),
+            ("BASE_LRU4", capacity),
+            ("BASE_LRU6", capacity),
+            ("BASE_HASH4", capacity),
             ("BASE_INSERT4", PENDING),
         ])?;
         let (lru4, lru6, hash4) =
             (programs.take("BASE_LRU4")?, programs.take("BASE_LRU6")?, programs.take("BASE_HASH4")?);
         let mut production = Production::load(&[
-            ("FLOWS4", CAPACITY),
-            ("FLOWS6", CAPACITY),
+            ("FLOWS4", capacity),
+            ("FLOWS6", capacity),
             ("PENDING4", PENDING),
             ("PENDING6", 4_096),
         ])?;
@@ -184,21 +193,23 @@ impl Stand {
         insert_keys(&mut self.hash4, v4, Forwarding::Snat, numbers, [0; 6])
     }
 
-    /// Medians by case. Cases take turns, so that a busy neighbour disturbs all alike.
-    fn measure(&mut self, effort: &Effort, flows: u32) -> Result<Vec<(Case, f64)>> {
-        let mut figures = vec![Vec::new(); Case::ALL.len()];
+    /// Cases take turns, so that a busy neighbour disturbs all alike, and each figure is compared with those of its own turn.
+    fn measure(&mut self, effort: &Effort, flows: u32) -> Result<Figures> {
+        let mut turns = Vec::new();
         for _ in 0..effort.passes {
+            let mut turn = [0.0; Case::ALL.len()];
             for case in Case::ALL {
-                figures[case as usize].push(self.pass(case, effort.repeat, flows)?);
+                turn[case as usize] = self.pass(case, effort.repeat, flows)?;
             }
+            turns.push(turn);
         }
-        Ok(Case::ALL.into_iter().map(|case| (case, median(&figures[case as usize]))).collect())
+        Ok(Figures(turns))
     }
 
     fn pass(&mut self, case: Case, repeat: u32, flows: u32) -> Result<f64> {
         let packet = case.packet();
         let mask = match case {
-            Case::NewFlow | Case::LruInsert => u64::from(u32::MAX),
+            Case::NewFlow | Case::LruInsert | Case::LruMiss => u64::from(u32::MAX),
             _ => u64::from(flows - 1),
         };
         self.programs.set(&packet, mask, Way::default())?;
@@ -243,40 +254,66 @@ where
     Ok(())
 }
 
-fn print(figures: &[(Case, f64)], flows: u32) {
-    let raw = |wanted: Case| figures.iter().find(|(case, _)| *case == wanted).map_or(0.0, |(_, ns)| *ns);
-    let above4 = |case: Case| raw(case) - raw(Case::Empty4);
-    let above6 = |case: Case| raw(case) - raw(Case::Empty6);
-    let ns = |value: f64| format!("{value:.0} ns");
+/// Nanoseconds of each case, turn by turn.
+struct Figures(Vec<[f64; Case::ALL.len()]>);
+
+impl Figures {
+    /// The median over all turns of what `figure` makes of the nanoseconds above an empty program.
+    fn of(&self, figure: impl Fn(&dyn Fn(Case) -> f64) -> f64) -> f64 {
+        let figures = self.0.iter().map(|turn| {
+            figure(&|case: Case| {
+                let empty = if case.packet().dst.is_ipv4() { Case::Empty4 } else { Case::Empty6 };
+                turn[case as usize] - turn[empty as usize]
+            })
+        });
+        median(&figures.collect::<Vec<_>>())
+    }
+
+    fn above(&self, case: Case) -> String {
+        format!("{:.0} ns", self.of(|ns| ns(case)))
+    }
+
+    fn ratio(&self, case: Case, base: Case) -> f64 {
+        self.of(|ns| ns(case) / ns(base))
+    }
+}
+
+fn print(figures: &Figures, flows: u32) {
+    let front = median(&figures.0.iter().map(|turn| turn[Case::Empty4 as usize]).collect::<Vec<_>>());
     let mut report = Report::new(format!(
-        "Per packet, {flows} established flows, ns above an empty program (the front alone: {:.0} ns)",
-        raw(Case::Empty4)
+        "Per packet, {flows} established flows, ns above an empty program (the front alone: {front:.0} ns)"
     ));
-    let (hit, miss, insert) = (above4(Case::LruHit4), above4(Case::HashMiss), above4(Case::LruInsert));
-    report.plain("LRU hash hit, IPv4 key", ns(hit));
-    report.plain("LRU hash hit, IPv6 key", ns(above6(Case::LruHit6)));
-    report.plain("hash hit", ns(above4(Case::HashHit)));
-    report.plain("hash miss", ns(miss));
-    report.plain("LRU insert (of 32,768)", ns(insert));
+    for (what, case) in [
+        ("LRU hash hit, IPv4 key", Case::LruHit4),
+        ("LRU hash hit, IPv6 key", Case::LruHit6),
+        ("hash hit", Case::HashHit),
+        ("hash miss", Case::HashMiss),
+        ("LRU hash miss, a key of 2^32", Case::LruMiss),
+        ("LRU insert (of 32,768)", Case::LruInsert),
+        ("route lookup", Case::Route),
+    ] {
+        report.plain(what, figures.above(case));
+    }
     let limit = match flows {
         4_096 => Some(Target::AtMost(2.0)),
         524_288 => Some(Target::AtMost(1.2)),
         _ => None,
     };
-    let established = above4(Case::Snat4);
-    report.judged("established, snat, IPv4", ns(established), (established / hit, "x LRU hit"), limit);
-    report.judged("established, dnat, IPv4", ns(above4(Case::Dnat4)), (above4(Case::Dnat4) / hit, "x LRU hit"), limit);
-    let v6 = above6(Case::Snat6);
-    let limit = limit.map(|_| Target::AtMost(1.4));
-    report.judged("established, snat, IPv6", ns(v6), (v6 / established, "x IPv4"), limit);
-    let new = above4(Case::NewFlow);
-    let most = |value: f64| (flows == 4_096 || flows == 524_288).then_some(Target::AtMost(value));
-    report.judged("new flow, snat, IPv4", ns(new), (new - 2.0 * insert, "ns above 2 LRU inserts"), most(100.0));
+    for (what, case, base, of, limit) in [
+        ("established, snat, IPv4", Case::Snat4, Case::LruHit4, "x LRU hit", limit),
+        ("established, dnat, IPv4", Case::Dnat4, Case::LruHit4, "x LRU hit", limit),
+        ("established, snat, IPv6", Case::Snat6, Case::Snat4, "x IPv4", limit.map(|_| Target::AtMost(1.4))),
+    ] {
+        report.judged(what, figures.above(case), (figures.ratio(case, base), of), limit);
+    }
+    let most = |value: f64| limit.map(|_| Target::AtMost(value));
+    let over = figures.of(|ns| ns(Case::NewFlow) - 2.0 * ns(Case::LruInsert));
+    report.judged("new flow, snat, IPv4", figures.above(Case::NewFlow), (over, "ns above 2 LRU inserts"), most(100.0));
     for (what, case) in
         [("not ours: a port nobody uses", Case::OtherPort), ("not ours: another address", Case::OtherAddress)]
     {
-        let value = above4(case);
-        report.judged(what, ns(value), (value - miss, "ns above a hash miss"), most(15.0));
+        let over = figures.of(|ns| ns(case) - ns(Case::HashMiss));
+        report.judged(what, figures.above(case), (over, "ns above a hash miss"), most(15.0));
     }
     report.print();
 }

@@ -25,6 +25,10 @@ use meltemi::slots::encode::Encode;
 use super::programs::FIRST_PORT;
 use crate::world::{ECHO_PORT, LB_V4, LB_V6};
 
+/// Names an object file to measure instead of the one that the agent carries: two builds of the data plane can be compared
+/// without building the agent anew.
+const OTHER_OBJECT: &str = "MELTEMI_BENCH_DATA_PLANE";
+
 /// The listener's port.
 pub const PORT: u16 = 31400;
 
@@ -98,7 +102,11 @@ impl Production {
         for (map, entries) in sizes {
             loader.map_max_entries(map, *entries);
         }
-        let mut ebpf = loader.load(OBJECT)?;
+        let object = match std::env::var_os(OTHER_OBJECT) {
+            Some(path) => std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?,
+            None => OBJECT.to_vec(),
+        };
+        let mut ebpf = loader.load(&object)?;
         let ours = load_xdp(&mut ebpf)?;
         // Only now: some maps are closed once they are mapped into memory, and programs name maps by descriptor.
         let mut maps = KernelMaps::open(|name| ebpf.take_map(name).ok_or(MapError::KeyNotFound))?;

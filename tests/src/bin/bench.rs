@@ -22,11 +22,14 @@ struct Cli {
     #[command(flatten)]
     effort: packets::Effort,
     /// Rounds of `veth` and `end-to-end`; the median counts
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     rounds: u32,
     /// Seconds of each load of `end-to-end`
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 2)]
     seconds: u32,
+    /// Of `end-to-end`: these loads alone
+    #[arg(long, value_enum)]
+    load: Vec<endtoend::Load>,
     #[command(subcommand)]
     part: Option<Part>,
 }
@@ -105,7 +108,7 @@ fn run(cli: Cli) -> Result<()> {
         match name {
             Name::Packets => in_world(&cli.effort)?,
             Name::Veth => veth::run(cli.rounds)?,
-            Name::EndToEnd => endtoend::run(cli.rounds, cli.seconds)?,
+            Name::EndToEnd => endtoend::run(cli.rounds, cli.seconds, &cli.load)?,
             Name::Control => control::run()?,
             Name::Idle => idle::run(Duration::from_secs(20))?,
         }
@@ -124,8 +127,10 @@ fn in_world(effort: &packets::Effort) -> Result<()> {
     world.lb.ip(&neighbours.collect::<Vec<_>>())?;
     let text = world.lb.output("ip", &["-o", "link", "show", "dev", BACK_SIDE])?;
     let out = text.split(':').next().unwrap_or_default();
-    let (passes, repeat, flows) = (effort.passes.to_string(), effort.repeat.to_string(), effort.flows.to_string());
-    let mut args = vec!["part-packets", "--passes", &passes, "--repeat", &repeat, "--flows", &flows, "--out", out];
+    let (passes, repeat) = (effort.passes.to_string(), effort.repeat.to_string());
+    let (least, flows) = (effort.least.to_string(), effort.flows.to_string());
+    let mut args = vec!["part-packets", "--passes", &passes, "--repeat", &repeat, "--out", out];
+    args.extend(["--least", &least, "--flows", &flows]);
     let backends: Vec<String> = BACKENDS.map(|host| format!("10.1.0.{host}:9000")).collect();
     args.extend(backends.iter().flat_map(|backend| ["--backend", backend]));
     let status = inside::command(&world.lb, &args)?.status()?;
