@@ -14,11 +14,11 @@ use crate::{
 /// Source ports tried for a new flow before giving up.
 pub const PORT_PROBES: u32 = 64;
 
+/// How many of these only take a port that no flow holds, not even a closed one.
+const FRESH_PROBES: u32 = 16;
+
 /// A packet with less time to live than this is not forwarded (RFC 1812 section 5.3.1, RFC 8200 section 3).
 pub const LEAST_HOPS: u8 = 2;
-
-/// How many of these only take a port that nobody has used in the last minute.
-const FRESH_PROBES: u32 = 16;
 
 /// How far ahead of the expected acknowledgement number a segment may be and still complete a handshake: a generous
 /// window, yet 1 in 4,096 for somebody who guesses.

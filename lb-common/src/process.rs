@@ -54,6 +54,8 @@ fn fast_ip<A: Family, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T, at: usi
         return None;
     }
     let segment = whole(frame, &ip)?;
+    // The look-up takes its address; what is not in this copy stays in registers.
+    let key = segment.tuple;
     if let Some(reason) = foreign(tables, &segment.tuple) {
         return Some(Outcome::pass(reason));
     }
@@ -61,7 +63,7 @@ fn fast_ip<A: Family, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T, at: usi
     if segment.has(tcp::SYN | tcp::FIN | tcp::RST) {
         return None;
     }
-    let entry = tables.flow(&segment.tuple)?;
+    let entry = tables.flow(&key)?;
     if !settled(tables, &segment, &entry) || ip.hops < LEAST_HOPS {
         return None;
     }

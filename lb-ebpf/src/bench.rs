@@ -156,11 +156,25 @@ pub fn route4(ctx: XdpContext) -> u32 {
 /// Out of the interface that the parameters name; of a generator or of the bare redirect.
 #[xdp(frags)]
 pub fn redirect(ctx: XdpContext) -> u32 {
+    out(&ctx)
+}
+
+/// The least that a balancer with a flow table does: one look-up, then out.
+#[xdp(frags)]
+pub fn lookup(ctx: XdpContext) -> u32 {
+    match key::<V4>(&ctx, ipv4::MIN_LEN).and_then(|key| BASE_LRU4.get_ptr(&key)) {
+        Some(_) => out(&ctx),
+        None => xdp_action::XDP_DROP,
+    }
+}
+
+#[inline(always)]
+fn out(ctx: &XdpContext) -> u32 {
     let Some(parameters) = PARAMETERS.get(0) else {
         return xdp_action::XDP_ABORTED;
     };
     // 12 bytes of link addresses, then 4 that are Ethernet type and the first two of IP: not written.
-    let mut frame = XdpFrame::<Native>::new(&ctx);
+    let mut frame = XdpFrame::<Native>::new(ctx);
     let stored = frame.store(0, parameters[2]).and(frame.store(8, parameters[3] as u32));
     match stored {
         Some(()) => ctx::redirect(parameters[1] as u32) as u32,

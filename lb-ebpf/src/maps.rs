@@ -266,6 +266,32 @@ family_maps!(
 /// agent turns forwarding on for that interface alone (`bpf_fib_lookup` refuses otherwise).
 const LOOPBACK: u32 = 1;
 
+/// A tuple with both ports in one word. The kernel hashes keys word by word, and a load that spans two stores just made
+/// has to wait for both to reach the cache.
+#[repr(C)]
+struct Words<A> {
+    src: A,
+    dst: A,
+    ports: u32,
+}
+
+impl<A: Address> Words<A> {
+    #[inline(always)]
+    fn of(tuple: &Tuple<A>) -> Self {
+        let ports = u32::from_ne_bytes({
+            let ([a, b], [c, d]) = (tuple.sport.raw().to_ne_bytes(), tuple.dport.raw().to_ne_bytes());
+            [a, b, c, d]
+        });
+        Self { src: tuple.src, dst: tuple.dst, ports }
+    }
+
+    #[inline(always)]
+    fn tuple(&self) -> &Tuple<A> {
+        // SAFETY: the same bytes at the same places, and stricter alignment.
+        unsafe { &*ptr::from_ref(self).cast() }
+    }
+}
+
 impl<A: Maps> Tables<A> for Kernel {
     type Flow<'a> = &'a FlowEntry<A>;
     type Pending<'a> = &'a PendingEntry<A>;
@@ -322,7 +348,7 @@ impl<A: Maps> Tables<A> for Kernel {
     #[inline(always)]
     fn flow(&self, key: &Tuple<A>) -> Option<&FlowEntry<A>> {
         // SAFETY: an entry may be recycled while it is read; a torn entry sends one packet astray, as any lost packet.
-        A::flows().get_ptr(key).map(|entry| unsafe { &*entry })
+        A::flows().get_ptr(Words::of(key).tuple()).map(|entry| unsafe { &*entry })
     }
 
     #[inline(always)]

@@ -120,6 +120,8 @@ impl Pass {
         name: &'static str,
         sweep: &mut Sweep,
     ) -> Result<(), MapsError> {
+        // First: a flow that becomes established meanwhile is then seen here or below.
+        self.handshakes(maps, sweep);
         let (mut gone, mut ended) = (Vec::new(), Vec::new());
         for (key, entry) in maps.flows.iter().flatten() {
             let other = Plain(entry.0.to.reverse());
@@ -142,17 +144,21 @@ impl Pass {
                 maps.flows.insert(key, Plain(entry), 0).map_err(|source| MapsError::Kernel { map: name, source })?;
             }
         }
-        self.handshakes(maps);
         Ok(())
     }
 
     /// Forgets handshakes that will not complete, and with them the source ports they hold.
-    fn handshakes<A: Encode>(&self, maps: &mut FamilyMaps<A>) {
-        let stale = |entry: &FlowEntry<A>| {
-            self.idle(entry) >= HANDSHAKE || !self.configured.contains(&BackendId(entry.backend))
-        };
-        let gone: Vec<_> = maps.pending.iter().flatten().filter(|(_, Plain(one))| stale(&one.entry)).collect();
-        for (key, _) in gone {
+    fn handshakes<A: Encode>(&self, maps: &mut FamilyMaps<A>, sweep: &mut Sweep) {
+        let mut gone = Vec::new();
+        for (key, Plain(pending)) in maps.pending.iter().flatten() {
+            let entry = &pending.entry;
+            if self.idle(entry) >= HANDSHAKE || !self.configured.contains(&BackendId(entry.backend)) {
+                gone.push(key);
+            } else if entry.side == Side::Client {
+                sweep.keep(SocketAddr::new(key.0.dst.decode(), key.0.dport.get()), entry);
+            }
+        }
+        for key in gone {
             let _ = maps.pending.remove(&key);
         }
     }
@@ -170,9 +176,14 @@ impl Pass {
 }
 
 impl Sweep {
-    fn count<A: Encode>(&mut self, listener: SocketAddr, entry: &FlowEntry<A>) {
+    /// The filter goes on letting the flow's packets through.
+    fn keep<A: Encode>(&mut self, listener: SocketAddr, entry: &FlowEntry<A>) {
         self.listeners.insert(listener);
         self.backends.insert(SocketAddr::new(entry.to.dst.decode(), entry.to.dport.get()));
+    }
+
+    fn count<A: Encode>(&mut self, listener: SocketAddr, entry: &FlowEntry<A>) {
+        self.keep(listener, entry);
         if entry.state.phase() != Phase::Closed {
             self.live += 1;
             *self.by_backend.entry(entry.backend).or_default() += 1;

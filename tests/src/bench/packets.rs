@@ -236,7 +236,8 @@ impl Stand {
     }
 }
 
-fn insert_keys<A: Encode, V: Pod>(
+/// Both directions of flows, as keys of a map to compare with.
+pub(super) fn insert_keys<A: Encode, V: Pod>(
     map: &mut HashMap<MapData, Plain<Tuple<A>>, V>,
     vip: IpAddr,
     forwarding: Forwarding,

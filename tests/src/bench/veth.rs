@@ -5,11 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
+use lb_common::flow::V4;
 use lb_common::table::Forwarding;
 use lb_common::verdict::Reason;
 use serde_json::Value;
 
 use super::inside::{self, Inside};
+use super::packets;
 use super::production::{PORT, Production, clients};
 use super::programs::{Packet, Programs, Way};
 use super::report::{Report, Target, median};
@@ -25,6 +27,8 @@ const COUNT: u32 = 1_000_000;
 pub enum Path {
     /// XDP, nothing but the redirect.
     Redirect,
+    /// XDP, one look-up in an LRU map and the redirect: what no balancer with a flow table can do without.
+    Lookup,
     /// The production program with established flows.
     Meltemi,
     /// nft DNAT with conntrack.
@@ -34,11 +38,12 @@ pub enum Path {
 }
 
 impl Path {
-    const ALL: [Path; 4] = [Path::Redirect, Path::Meltemi, Path::Nft, Path::Forwarding];
+    const ALL: [Path; 5] = [Path::Redirect, Path::Lookup, Path::Meltemi, Path::Nft, Path::Forwarding];
 
     const fn name(self) -> &'static str {
         match self {
             Path::Redirect => "redirect",
+            Path::Lookup => "lookup",
             Path::Meltemi => "meltemi",
             Path::Nft => "nft",
             Path::Forwarding => "forwarding",
@@ -102,7 +107,7 @@ impl Drop for Between {
 fn between(world: &World, path: Path, out: u32) -> Result<Between> {
     let out = out.to_string();
     Ok(match path {
-        Path::Redirect | Path::Meltemi => {
+        Path::Redirect | Path::Lookup | Path::Meltemi => {
             Between::Part(Inside::start(&world.lb, &["part-between", "--path", path.name(), "--out", &out])?)
         }
         Path::Nft => {
@@ -120,6 +125,7 @@ fn print(figures: &[Vec<f64>]) {
     let shown = |path: Path| format!("{:.2} Mpps", mpps(path));
     let mut report = Report::new(format!("XDP on veth, {FLOWS} established flows, one CPU for all"));
     report.plain("bare redirect", shown(Path::Redirect));
+    report.plain("one LRU look-up and the redirect", shown(Path::Lookup));
     report.plain("nft DNAT with conntrack", shown(Path::Nft));
     report.plain("kernel forwarding", shown(Path::Forwarding));
     let against = [
@@ -177,11 +183,13 @@ pub fn generate(interface: u32, link: &str, to: IpAddr, port: u16) -> Result<()>
 /// When the kernel refuses.
 pub fn hold(path: Path, out: u32) -> Result<()> {
     let link = [2; 12];
-    if path == Path::Redirect {
-        let mut programs = Programs::load(&[])?;
+    if path != Path::Meltemi {
+        let mut programs = Programs::load(&[("BASE_LRU4", 262_144)])?;
+        let mut map = programs.take("BASE_LRU4")?.try_into()?;
+        packets::insert_keys::<V4, [u64; 6]>(&mut map, LB_V4.into(), Forwarding::Snat, 0..FLOWS, [0; 6])?;
         let to = IpAddr::from(LB_V4);
         programs.set(&Packet::data(to, to, PORT), 0, Way { interface: out, link })?;
-        programs.attach("redirect", CLIENT_SIDE)?;
+        programs.attach(path.name(), CLIENT_SIDE)?;
         return inside::serve(|_| Ok(String::new()));
     }
     let sizes = [("FLOWS4", 262_144), ("FLOWS6", 8_192)];
