@@ -11,6 +11,7 @@ use crate::{
     explain::{
         self, Answer, Question, Verdict,
         live::{self, Live},
+        request::{HttpRequest, Sent},
         running::Running,
     },
     model::{Identity, Services},
@@ -41,6 +42,15 @@ pub struct Args {
     /// The address and port it connects to.
     #[arg(long, value_name = "ADDR:PORT")]
     to: SocketAddr,
+    /// The client begins with TLS for this server name; '' for one that sends none. Without it the host of an https URL.
+    #[arg(long, value_name = "NAME")]
+    sni: Option<String>,
+    /// The client's HTTP request: 'METHOD URL', such as 'GET http://example.com/path?x=1'.
+    #[arg(long, value_name = "METHOD URL")]
+    http: Option<String>,
+    /// A header of the request, 'name: value'; may be repeated.
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", requires = "http")]
+    header: Vec<String>,
     /// Address of an interface that the agent is attached to; may be repeated.
     #[arg(long, value_name = "ADDR")]
     interface_address: Vec<IpAddr>,
@@ -112,7 +122,9 @@ fn report(args: &Args) -> Result<Report, (u8, String)> {
     let identity = args.identity.identity(if args.services { Services::All } else { Services::OnlyRouted });
     let configuration = Configuration::load(&args.paths, &identity).map_err(|lines| cannot(lines.join("\n")))?;
     let (host, assumed) = host(args, &configuration);
-    let mut answer = answer(args, &configuration, &identity, &host).map_err(cannot)?;
+    let http = args.http.as_deref().map(|line| HttpRequest::parse(line, &args.header)).transpose();
+    let sent = Sent { sni: args.sni.clone(), http: http.map_err(|bad| cannot(bad.to_string()))? };
+    let mut answer = answer(args, &configuration, &identity, &host, &sent).map_err(cannot)?;
     if let Some(step) = assumed {
         answer.steps.insert(0, step);
     }
@@ -137,7 +149,13 @@ fn report(args: &Args) -> Result<Report, (u8, String)> {
     Ok(Report { answer, live })
 }
 
-fn answer(args: &Args, configuration: &Configuration, identity: &Identity, host: &Host) -> Result<Answer, String> {
+fn answer(
+    args: &Args,
+    configuration: &Configuration,
+    identity: &Identity,
+    host: &Host,
+    sent: &Sent,
+) -> Result<Answer, String> {
     let question = Question {
         specs: &configuration.specs,
         identity,
@@ -146,6 +164,7 @@ fn answer(args: &Args, configuration: &Configuration, identity: &Identity, host:
         host,
         from: args.from,
         to: args.to,
+        sent,
     };
     explain::explain(&question)
         .map_err(|error| error.to_string())?
@@ -202,7 +221,8 @@ fn text(report: &Report, colour: bool) -> String {
     if let Some(route) = &answer.route {
         let name = route.virtual_service.as_deref().unwrap_or("none: all endpoints");
         let item = route.r#match.map(|item| format!(".match[{item}]")).unwrap_or_default();
-        row("route", &format!("{name} {}[{}]{item}  {}:{}", route.kind, route.index, route.file, route.line));
+        let called = route.name.as_ref().map(|name| format!(" `{name}`")).unwrap_or_default();
+        row("route", &format!("{name} {}[{}]{item}{called}  {}:{}", route.kind, route.index, route.file, route.line));
     }
     for (at, share) in answer.destinations.iter().enumerate() {
         let subset = share.subset.as_ref().map(|subset| format!("/{subset}")).unwrap_or_default();
@@ -213,6 +233,15 @@ fn text(report: &Report, colour: bool) -> String {
     if let Some(chosen) = &answer.chosen {
         let subset = chosen.subset.as_ref().map(|subset| format!("/{subset}")).unwrap_or_default();
         row("chosen", &format!("{} {}  {}:{}{subset}", chosen.backend, chosen.forwarding, chosen.host, chosen.port));
+    }
+    if let Some(rewritten) = &answer.rewritten {
+        row("leaves as", &format!("{} {} to host {}", rewritten.method, rewritten.path, rewritten.authority));
+    }
+    if let Some(status) = answer.status {
+        row("status", &status.to_string());
+    }
+    if let Some(location) = &answer.location {
+        row("location", location);
     }
     if let Some(live) = &report.live {
         let backend = live.backend.map(|backend| format!(" {backend}")).unwrap_or_default();

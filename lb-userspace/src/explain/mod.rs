@@ -4,10 +4,12 @@
 pub mod change;
 pub mod frame;
 pub mod live;
+pub mod request;
 pub mod running;
 pub mod written;
 
 mod moved;
+mod proxied;
 mod steps;
 
 use crate::{
@@ -20,6 +22,7 @@ use crate::{
     image::{Image, RuleId, Vip},
     model::{Action, Destination, Door, Identity, Listener, Model, ObjectName, Protocol, Rule},
     plan::diff,
+    router::Unusable,
     slots::{maglev, shares},
     spec::Specs,
 };
@@ -32,11 +35,14 @@ use lb_common::{
     table::{Forwarding, Tables, rule, subset},
     verdict::{Action as FrameAction, Reason},
 };
+use request::Sent;
 use serde::Serialize;
 use std::{
     net::{IpAddr, SocketAddr},
     num::NonZeroU16,
+    sync::Arc,
 };
+use thiserror::Error;
 
 /// A flow, and the configuration it meets.
 pub struct Question<'a> {
@@ -47,6 +53,7 @@ pub struct Question<'a> {
     pub host: &'a Host,
     pub from: SocketAddr,
     pub to: SocketAddr,
+    pub sent: &'a Sent,
 }
 
 /// What becomes of the flow. Serializes to the JSON of `meltemi explain`.
@@ -54,7 +61,7 @@ pub struct Question<'a> {
 #[serde(rename_all = "camelCase")]
 pub struct Answer {
     pub verdict: Verdict,
-    /// Name of an `lb_common::verdict::Reason`.
+    /// Name of an `lb_common::verdict::Reason`, or of one of the proxy's.
     pub reason: &'static str,
     pub listener: Option<ListenerAnswer>,
     pub route: Option<RouteAnswer>,
@@ -157,8 +164,17 @@ pub struct End {
     pub forwarding: Forwarding,
 }
 
-/// Answers. `Err` where the tables do not fit into memory, or `from` and `to` are of two families (`None`).
-pub fn explain(question: &Question<'_>) -> Result<Option<Answer>, MapsError> {
+/// Why there is no answer.
+#[derive(Debug, Error)]
+pub enum ExplainError {
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+    #[error("{0}")]
+    Routes(#[from] Unusable),
+}
+
+/// Answers. `Ok(None)`: `from` and `to` are of two families.
+pub fn explain(question: &Question<'_>) -> Result<Option<Answer>, ExplainError> {
     let image = compile::compile(question.model, question.host, &mut Ids::default());
     let Some(trace) = trace(&image, question.from, question.to)? else {
         return Ok(None);
@@ -175,19 +191,32 @@ pub fn explain(question: &Question<'_>) -> Result<Option<Answer>, MapsError> {
         Action::Tcp(rule) => Some(rule),
         Action::Proxy(_) => None,
     });
-    let chosen = trace.walk.and_then(|walk| Some((rule?.destinations.get(walk.position)?, walk.end?)));
-    Ok(Some(Answer {
+    let trace_chosen = trace.walk.and_then(|walk| Some((rule?.destinations.get(walk.position)?, walk.end?)));
+    let mut answer = Answer {
         verdict,
         reason: trace.reason.name(),
-        listener: listener.map(listener_answer),
+        listener: listener.map(|listener| listener_answer(listener)),
         route: rule.map(route_answer),
         destinations: rule.map(shares_of).unwrap_or_default(),
-        chosen: chosen.map(|(destination, end)| chosen_answer(destination, &end)),
+        chosen: trace_chosen.map(|(destination, end)| chosen_answer(destination, &end)),
         status: None,
         location: None,
         rewritten: None,
-        steps: steps::steps(question, listener, rule, &trace, verdict),
-    }))
+        steps: Vec::new(),
+    };
+    let way = listener.filter(|listener| matches!(listener.action, Action::Proxy(_)));
+    let way = way.map(|listener| proxied::follow(question, listener)).transpose()?;
+    let mut steps = steps::before(question, listener.map(|listener| &**listener));
+    match way {
+        Some(mut way) => {
+            steps.append(&mut way.steps);
+            way.into_answer(&mut answer);
+        }
+        None => steps.extend(steps::flow(question, rule, &trace)),
+    }
+    steps.extend(steps::after(question, listener.map(|listener| &**listener), &answer, &trace));
+    answer.steps = steps;
+    Ok(Some(answer))
 }
 
 /// Sends the flow's SYN through the data plane. `None`: `from` and `to` are of two families.
@@ -262,9 +291,9 @@ pub fn walk<A: InMemory>(tables: &MemoryTables, from: SocketAddr, to: SocketAddr
 }
 
 /// The listener that has the flow: the one whose VIP it is, else one whose traffic needs a proxy.
-fn listener<'a>(question: &Question<'a>, image: &Image, trace: &Trace) -> Option<&'a Listener> {
+fn listener<'a>(question: &Question<'a>, image: &Image, trace: &Trace) -> Option<&'a Arc<Listener>> {
     let all = &question.model.listeners;
-    let mut all = all.iter().map(|listener| &**listener);
+    let mut all = all.iter();
     match trace.walk.and_then(|walk| image.listeners.get(&walk.rule)) {
         Some(at) => all.nth(*at),
         None => all.find(|listener| {

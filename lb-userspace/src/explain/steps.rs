@@ -1,22 +1,17 @@
 //! The answer in words: each candidate taken or refused, each choice with its numbers.
 
-use super::{Question, Trace, Verdict, accepts, forwarding};
+use super::{Answer, Question, Trace, Verdict, accepts, forwarding, proxied::why, request::Sent};
 use crate::{
     finding::Severity,
-    model::{self, Action, BrokenReason, Door, Fate, Listener, Origin, Rule, Target},
+    model::{self, Action, Door, Fate, Listener, Origin, Rule, Target},
 };
 use lb_common::pick::Outcome;
 
 /// Refused candidates and other listeners that are named one by one.
 const NAMED: usize = 20;
 
-pub(super) fn steps(
-    question: &Question<'_>,
-    listener: Option<&Listener>,
-    rule: Option<&Rule>,
-    trace: &Trace,
-    verdict: Verdict,
-) -> Vec<String> {
+/// How the listener was found, and which routes it could have.
+pub(super) fn before(question: &Question<'_>, listener: Option<&Listener>) -> Vec<String> {
     let mut steps = Vec::new();
     listeners(question, listener, &mut steps);
     if let Some(listener) = listener {
@@ -25,20 +20,45 @@ pub(super) fn steps(
             steps.push(format!("{} reads bytes: that is the userspace proxy's work, not the kernel's", listener.door));
         }
     }
+    steps
+}
+
+/// The kernel's choice.
+pub(super) fn flow(question: &Question<'_>, rule: Option<&Rule>, trace: &Trace) -> Vec<String> {
+    let mut steps = Vec::new();
     if let Some(rule) = rule {
         weights(rule, &mut steps);
         walk(rule, trace, &mut steps);
+        if *question.sent != Sent::default() {
+            steps.push("what the client sends is not looked at: the listener is TCP".to_owned());
+        }
     }
-    findings(question, listener, rule, &mut steps);
-    let what = match verdict {
+    steps
+}
+
+/// What is wrong with what it met, and how it ends.
+pub(super) fn after(
+    question: &Question<'_>,
+    listener: Option<&Listener>,
+    answer: &Answer,
+    trace: &Trace,
+) -> Vec<String> {
+    let mut steps = Vec::new();
+    findings(question, listener, answer, &mut steps);
+    let proxied = listener.is_some_and(|listener| matches!(listener.action, Action::Proxy(_)));
+    let what = match answer.verdict {
         Verdict::Forward => "forwarded",
         Verdict::Proxy => "left to the proxy",
         Verdict::Respond => "answered by the proxy",
+        Verdict::Reject if proxied => "closed by the proxy",
         Verdict::Reject => "answered with a TCP reset",
         Verdict::Pass => "passed to the host untouched",
         Verdict::Drop => "dropped",
     };
-    steps.push(format!("{what}: {} ({})", trace.reason.name(), trace.reason.meaning()));
+    steps.push(match proxied {
+        true => format!("{what}: {}", answer.reason),
+        false => format!("{what}: {} ({})", trace.reason.name(), trace.reason.meaning()),
+    });
     steps
 }
 
@@ -88,7 +108,7 @@ const fn port(door: &Door) -> u16 {
 fn candidates(question: &Question<'_>, listener: &Listener, steps: &mut Vec<String>) {
     let all = model::candidates(question.specs, question.identity, listener);
     for candidate in all.iter().take(NAMED) {
-        let name = format!("VirtualService {} spec.tcp[{}]", candidate.virtual_service, candidate.index);
+        let name = format!("VirtualService {} spec.{}", candidate.virtual_service, candidate.path);
         let how = match (&listener.action, candidate.fate) {
             (Action::Tcp(Rule { match_index: Some(item), .. }), Fate::Taken) => format!(", by match[{item}]"),
             (_, Fate::Taken) => ", without a match".to_owned(),
@@ -107,11 +127,8 @@ fn weights(rule: &Rule, steps: &mut Vec<String>) {
     for destination in &rule.destinations {
         let subset = destination.subset.as_ref().map(|subset| format!("/{subset}")).unwrap_or_default();
         let broken = match destination.target {
-            Target::Cluster(_) => "",
-            Target::Broken(BrokenReason::HostNotFound) => ": broken, no such host",
-            Target::Broken(BrokenReason::SubsetNotFound) => ": broken, no such subset",
-            Target::Broken(BrokenReason::PortNotFound) => ": broken, no such port",
-            Target::Broken(BrokenReason::PortAmbiguous) => ": broken, several ports and none named",
+            Target::Cluster(_) => String::new(),
+            Target::Broken(reason) => format!(": broken, {}", why(reason)),
         };
         steps.push(format!(
             "weight {} of {sum}: {}:{}{subset} ({}){broken}",
@@ -156,7 +173,7 @@ fn walk(rule: &Rule, trace: &Trace, steps: &mut Vec<String>) {
 }
 
 /// Errors of the objects that the flow meets.
-fn findings(question: &Question<'_>, listener: Option<&Listener>, rule: Option<&Rule>, steps: &mut Vec<String>) {
+fn findings(question: &Question<'_>, listener: Option<&Listener>, answer: &Answer, steps: &mut Vec<String>) {
     let mut objects: Vec<String> = Vec::new();
     match listener.map(|listener| &listener.door) {
         Some(Door::Gateway { gateway, .. }) => objects.push(format!("Gateway {gateway}")),
@@ -164,8 +181,9 @@ fn findings(question: &Question<'_>, listener: Option<&Listener>, rule: Option<&
         // Whatever keeps a listener from being there may be any object.
         None => objects.extend(question.findings.iter().map(|finding| finding.object.clone())),
     }
-    objects.extend(rule.and_then(|rule| rule.virtual_service.as_ref()).map(|name| format!("VirtualService {name}")));
-    let hosts: Vec<&str> = rule.iter().flat_map(|rule| &rule.destinations).map(|one| &*one.host).collect();
+    let service = answer.route.as_ref().and_then(|route| route.virtual_service.as_ref());
+    objects.extend(service.map(|name| format!("VirtualService {name}")));
+    let hosts: Vec<&str> = answer.destinations.iter().map(|one| one.host.as_str()).collect();
     let concerns = |object: &str, message: &str| {
         objects.iter().any(|own| own == object) || hosts.iter().any(|host| message.contains(host))
     };

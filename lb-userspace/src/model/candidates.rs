@@ -6,14 +6,17 @@ use std::fmt;
 use super::{
     Action, Door, Listener, ObjectName, Origin, binding, gateway, host, parse::Identity, route::VirtualService,
 };
-use crate::spec::Specs;
+use crate::{
+    snapshot::{Chain, Content},
+    spec::Specs,
+};
 
-/// One `tcp` route of a VirtualService.
+/// One `tcp` route of a VirtualService; where requests choose among routes, all routes of one kind.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
     pub virtual_service: ObjectName,
-    /// Position in `spec.tcp`.
-    pub index: usize,
+    /// In its spec: `tcp[0]`, `http`.
+    pub path: String,
     pub origin: Origin,
     pub fate: Fate,
 }
@@ -49,8 +52,9 @@ impl fmt::Display for Fate {
 /// Every tcp route there is, in the order in which this listener asks them; those it does not ask come last. Empty where the
 /// listener takes no VirtualService's route.
 pub fn candidates(specs: &Specs, identity: &Identity, listener: &Listener) -> Vec<Candidate> {
-    let Action::Tcp(rule) = &listener.action else {
-        return Vec::new();
+    let rule = match &listener.action {
+        Action::Tcp(rule) => rule,
+        Action::Proxy(chains) => return barred_services(specs, identity, listener, chains),
     };
     let Some(taken) = &rule.virtual_service else {
         return Vec::new();
@@ -81,7 +85,25 @@ pub fn candidates(specs: &Specs, identity: &Identity, listener: &Listener) -> Ve
                 asked = Fate::After;
             }
             let origin = service.origin(&format!("spec.tcp[{index}]"));
-            found.push(Candidate { virtual_service: service.name().clone(), index, origin, fate });
+            let path = format!("tcp[{index}]");
+            found.push(Candidate { virtual_service: service.name().clone(), path, origin, fate });
+        }
+    }
+    found
+}
+
+/// VirtualServices with routes of a kind that this listener uses, and that it does not ask.
+fn barred_services(specs: &Specs, identity: &Identity, listener: &Listener, chains: &[Chain]) -> Vec<Candidate> {
+    let is_http = chains.iter().any(|chain| matches!(chain.content, Content::Http(_)));
+    let is_sni = chains.iter().any(|chain| matches!(chain.content, Content::Tcp(_)) && chain.tls.is_none());
+    let mut found = Vec::new();
+    for service in &specs.virtual_services {
+        let Some(fate) = barred(specs, identity, &listener.door, service) else { continue };
+        let kinds =
+            [("http", is_http && !service.spec.http.is_empty()), ("tls", is_sni && !service.spec.tls.is_empty())];
+        for (kind, _) in kinds.into_iter().filter(|(_, there)| *there) {
+            let origin = service.origin(&format!("spec.{kind}"));
+            found.push(Candidate { virtual_service: service.name().clone(), path: kind.to_owned(), origin, fate });
         }
     }
     found

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::split::Draw;
-use crate::snapshot::{Abort, Fault, Fraction, Mirror};
+use crate::snapshot::{Abort, Cluster, Endpoint, Fault, Fraction, Health, Mirror};
 
 impl Fraction {
     /// Whether a draw falls into this share.
@@ -24,6 +24,18 @@ impl Fault {
 /// The mirrors that get a copy: one draw for each, in their order.
 pub fn mirrors<'m>(all: &'m [Mirror], mut draw: impl FnMut() -> Draw) -> impl Iterator<Item = &'m Mirror> {
     all.iter().filter(move |mirror| mirror.share.has(draw()))
+}
+
+/// One of a cluster's endpoints at random, by weight alone: neither locality nor load. `None`: none takes new connections.
+pub fn endpoint(cluster: &Cluster, draw: Draw) -> Option<&Endpoint> {
+    let ready = || cluster.endpoints.iter().filter(|one| one.health == Health::Ready);
+    let sum: u64 = ready().map(|one| u64::from(one.weight)).sum();
+    let mut rest = ((u128::from(draw.0) * u128::from(sum)) >> 64) as u64;
+    ready().find(|one| {
+        let taken = rest < u64::from(one.weight);
+        rest = rest.saturating_sub(u64::from(one.weight));
+        taken
+    })
 }
 
 /// The authority of a mirrored request: `-shadow` before the port.

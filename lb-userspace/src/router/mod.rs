@@ -28,7 +28,7 @@ pub mod path;
 #[cfg(test)]
 mod tests;
 
-pub use chance::{mirrors, shadow};
+pub use chance::{endpoint, mirrors, shadow};
 pub use condition::{BadCondition, Mismatch, Request, parameter};
 pub use cors::CorsDecision;
 pub use format::{Format, Nothing, Variables};
@@ -247,6 +247,13 @@ impl<'r> Chain<'r> {
         };
         let at = names.find(&host_of(authority))?;
         Some(Host { chain: self, host: &hosts[at], table: &tables[at] })
+    }
+
+    /// Whether a host that this chain does not serve is another chain's, so that a client that reuses its connection should be
+    /// told (421).
+    pub fn is_misdirected(self, authority: &str) -> bool {
+        let other = self.door.chain(Some(authority));
+        self.host(authority).is_none() && other.is_some_and(|other| !std::ptr::eq(other.chain, self.chain))
     }
 
     /// Where the connection's bytes go, if they are not read as HTTP.

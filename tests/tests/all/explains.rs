@@ -17,7 +17,7 @@ use meltemi::{
         apply,
         memory::{InMemory, MemoryTables},
     },
-    explain::{self, Answer, Question, Verdict, running::Running},
+    explain::{self, Answer, Question, Verdict, request::Sent, running::Running},
     image::Image,
     model::{self, Identity, Model},
     plan::diff,
@@ -65,6 +65,7 @@ impl Loaded {
             host: &self.host,
             from,
             to,
+            sent: &Sent::default(),
         };
         explain::explain(&question).unwrap().unwrap()
     }
