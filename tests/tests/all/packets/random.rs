@@ -186,10 +186,11 @@ kernel_test! {
         }
         if std::env::var_os("MELTEMI_SEED").is_none() {
             // Random frames that never get anywhere would prove nothing. Left out: what needs the agent, a full table,
-            // or a host or driver that refuses.
+            // every source port at once, or a host or driver that refuses.
             let out_of_reach = [
                 Reason::RejectEnded,
                 Reason::RejectTableFull,
+                Reason::RejectPorts,
                 Reason::DropRewrite,
                 Reason::DropLookup,
                 Reason::DropNeighbour,
