@@ -222,13 +222,12 @@ fn new<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict 
     if !pick(tables, &packet.segment.tuple, &mut packet.pick) {
         return Verdict::Pass(Reason::PassAddress);
     }
-    if !packet.segment.opens() {
-        return match packet.segment.has(tcp::RST) {
-            true => Verdict::Drop(Reason::DropReset),
-            false => Verdict::Reject(Reason::RejectNoFlow),
-        };
-    }
+    let opens = packet.segment.opens();
     let refusal = match packet.pick.outcome {
+        // The host's stack knows its connections.
+        Outcome::Proxy => return Verdict::Pass(Reason::PassProxy),
+        _ if !opens && packet.segment.has(tcp::RST) => return Verdict::Drop(Reason::DropReset),
+        _ if !opens => return Verdict::Reject(Reason::RejectNoFlow),
         Outcome::Broken => Reason::RejectBroken,
         Outcome::Empty => Reason::RejectNoEndpoint,
         Outcome::Backend => return open(tables, packet),

@@ -125,6 +125,7 @@ const SEED_ADDRESS: u64 = 0x9e37_79b9_7f4a_7c15;
 const SEED_SUBSET: u64 = 0x243f_6a88_85a3_08d3;
 const SEED_BACKEND: u64 = 0x1319_8a2e_0370_7344;
 const SEED_PORT: u64 = 0xa409_3822_299f_31d0;
+const SEED_WORKER: u64 = 0x082e_fa98_ec4e_6c89;
 
 /// Bijective 64-bit finalizer (the constants of MurmurHash3's fmix64): every input bit reaches every output bit.
 #[inline(always)]
@@ -161,6 +162,12 @@ impl FlowHash {
     #[inline(always)]
     pub fn backend_slot(self, slots: u32) -> u32 {
         scale(mix(self.0 ^ SEED_BACKEND), slots)
+    }
+
+    /// Which of the proxy's workers serves a connection.
+    #[inline(always)]
+    pub fn worker(self, workers: u32) -> u32 {
+        scale(mix(self.0 ^ SEED_WORKER), workers)
     }
 
     /// Where the search for a free source port begins.

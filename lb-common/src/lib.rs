@@ -21,6 +21,7 @@ pub mod pick;
 pub mod process;
 pub mod reject;
 pub mod rewrite;
+pub mod steer;
 pub mod table;
 pub mod verdict;
 pub mod wire;

@@ -29,15 +29,21 @@ pub enum Outcome {
     /// The subset has no ready endpoint.
     Empty,
     Backend,
+    /// The proxy serves it. Of the rest only `rule` is filled in.
+    Proxy,
 }
 
 /// False: the destination of `flow` is no VIP.
 #[inline(always)]
 pub fn pick<A: Address, T: Tables<A>>(tables: &T, flow: &Tuple<A>, pick: &mut Pick<A>) -> bool {
-    let key = VipKey { address: flow.dst, port: flow.dport, protocol: protocol::TCP, class: 0 };
-    let Some(id) = tables.vip(&key) else {
+    let Some(id) = vip(tables, flow) else {
         return false;
     };
+    if id == rule::PROXY {
+        pick.rule = id;
+        pick.outcome = Outcome::Proxy;
+        return true;
+    }
     let base = tables.rule(id).offset();
     let slots = tables.word(base + rule::SLOTS);
     let shape = tables.word(base + rule::SHAPE);
@@ -55,6 +61,17 @@ pub fn pick<A: Address, T: Tables<A>>(tables: &T, flow: &Tuple<A>, pick: &mut Pi
         id => endpoint(tables, id, pick),
     };
     true
+}
+
+/// Whether the destination of `flow` is a VIP that the proxy serves.
+#[inline(always)]
+pub fn proxied<A: Address, T: Tables<A>>(tables: &T, flow: &Tuple<A>) -> bool {
+    vip(tables, flow) == Some(rule::PROXY)
+}
+
+#[inline(always)]
+fn vip<A: Address, T: Tables<A>>(tables: &T, flow: &Tuple<A>) -> Option<u32> {
+    tables.vip(&VipKey { address: flow.dst, port: flow.dport, protocol: protocol::TCP, class: 0 })
 }
 
 #[inline(always)]

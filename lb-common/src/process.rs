@@ -11,6 +11,7 @@ use crate::{
     icmp,
     packet::{Packet, Segment},
     parse::{self, Fragment, Ip, Network, Room},
+    pick::proxied,
     reject::{self, Answer},
     rewrite::{Family, rewrite},
     table::{FragmentKey, FragmentPorts, Hop, PortUse, Tables, Way},
@@ -63,7 +64,9 @@ fn fast_ip<A: Family, F: Frame, T: Tables<A>>(frame: &mut F, tables: &T, at: usi
     if segment.has(tcp::SYN | tcp::FIN | tcp::RST) {
         return None;
     }
-    let entry = tables.flow(&key)?;
+    let Some(entry) = tables.flow(&key) else {
+        return served(tables, &key);
+    };
     if !settled(tables, &segment, &entry) || ip.hops < LEAST_HOPS {
         return None;
     }
@@ -109,6 +112,13 @@ fn lengths<A, F: Frame>(frame: &F, ip: &Ip<A>) -> (u32, u16) {
         0 => (ip_len, ip_len as u16),
         payload => (ip_len, (header + tcp::MIN_LEN + payload) as u16),
     }
+}
+
+/// Passes a segment of a connection to the proxy on; `None` for all others.
+#[inline(always)]
+fn served<A: Address, T: Tables<A>>(tables: &T, tuple: &Tuple<A>) -> Option<Outcome> {
+    let ours = proxied(tables, tuple) && tables.pending(tuple).is_none();
+    ours.then_some(Outcome::pass(Reason::PassProxy))
 }
 
 /// Decides about any frame.

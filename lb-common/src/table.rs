@@ -14,7 +14,7 @@ use crate::{
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of everything in this file. An agent that finds another one pinned refuses to touch it.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// Key of a VIP: what clients connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -259,6 +259,8 @@ pub mod rule {
     pub const MAX_DESTINATIONS: usize = 255;
     /// In place of a subset: the destination does not exist and answers RST.
     pub const BROKEN: u32 = u32::MAX;
+    /// In place of a VIP's rule: the proxy on this host serves it.
+    pub const PROXY: u32 = u32::MAX;
 }
 
 /// Layout of a subset in the arena, in words: `[slots, backends, name low, name high] [backend id]* [2 slots a word]*`.
@@ -269,6 +271,23 @@ pub mod subset {
     pub const BACKENDS: u32 = 4;
     /// A slot is two bytes.
     pub const MAX_BACKENDS: usize = 65_535;
+}
+
+/// The map of the proxy's listening sockets: one of each family for every worker. How many workers there are stands in META.
+pub mod socket {
+    use crate::flow::Family;
+
+    /// All sockets must fit into one message of descriptors (253, unix(7)).
+    pub const MAX_WORKERS: u32 = 126;
+    pub const MAX: u32 = 2 * MAX_WORKERS;
+    /// Position of the number of workers in META; 0: nothing is steered.
+    pub const WORKERS: u32 = 4;
+
+    /// Position of a worker's socket.
+    #[inline(always)]
+    pub const fn position(worker: u32, family: Family) -> u32 {
+        2 * worker + family as u32
+    }
 }
 
 /// Words of one arena element: a cache line.

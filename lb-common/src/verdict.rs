@@ -31,6 +31,7 @@ reasons! {
     PassAddress = "pass.address", "a listener's port on an address that is no VIP, or a reply of no flow";
     PassFragment = "pass.fragment", "a later fragment whose first fragment was not seen";
     PassIcmp = "pass.icmp", "an ICMP message that is no error about one of our flows";
+    PassProxy = "pass.proxy", "for a listener that the proxy on this host serves";
     DropNoRoute = "drop.no-route", "the host has no route to the rewritten destination that a program can take";
     DropLookup = "drop.lookup-refused", "the host answers no route lookups: forwarding is off for its loopback interface";
     DropNeighbour = "drop.neighbour", "the next hop's link address is not known and this interface's driver cannot hand the packet to the host";

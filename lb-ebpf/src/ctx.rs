@@ -2,19 +2,20 @@
 
 use crate::maps;
 use aya_ebpf::{
-    bindings::{BPF_F_PSEUDO_HDR, xdp_md},
+    bindings::{BPF_F_PSEUDO_HDR, bpf_sk_lookup, xdp_md},
     helpers::generated::{
         bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_change_tail,
         bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
     },
-    programs::{TcContext, XdpContext},
+    programs::{SkLookupContext, TcContext, XdpContext},
 };
 use core::{arch::asm, marker::PhantomData, ptr};
 use lb_common::{
     checksum::{self, Sum},
+    flow::{Tuple, V4, V6},
     frame::{Frame, TransportChange},
     table::Handover,
-    wire::Be16,
+    wire::{Be16, Be32, protocol},
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -400,4 +401,42 @@ pub fn handed_over(ctx: &TcContext) -> Option<u32> {
 pub fn ifindex(ctx: &TcContext) -> u32 {
     // SAFETY: the context is the one this program was called with.
     unsafe { (*ctx.skb.skb).ifindex }
+}
+
+/// What a connection that needs a socket asks for: its addresses and ports, client first. `None`: not TCP of this family.
+#[inline(always)]
+pub fn asked<A: Asked>(ctx: &SkLookupContext) -> Option<Tuple<A>> {
+    // SAFETY: the context is the one this program was called with; the kernel turns these loads into its own.
+    let lookup = unsafe { &*ctx.lookup };
+    if lookup.family != A::AF || lookup.protocol != u32::from(protocol::TCP) {
+        return None;
+    }
+    let (src, dst) = A::ends(lookup);
+    let sport = Be16::new(u16::from_be(lookup.remote_port));
+    Some(Tuple { src, dst, sport, dport: Be16::new(lookup.local_port as u16) })
+}
+
+/// A family's addresses in the context of a socket lookup.
+pub trait Asked: Sized {
+    const AF: u32;
+    /// The client's address and ours.
+    fn ends(lookup: &bpf_sk_lookup) -> (Self, Self);
+}
+
+impl Asked for V4 {
+    const AF: u32 = 2;
+
+    #[inline(always)]
+    fn ends(lookup: &bpf_sk_lookup) -> (Self, Self) {
+        (V4(Be32::from_raw(lookup.remote_ip4)), V4(Be32::from_raw(lookup.local_ip4)))
+    }
+}
+
+impl Asked for V6 {
+    const AF: u32 = 10;
+
+    #[inline(always)]
+    fn ends(lookup: &bpf_sk_lookup) -> (Self, Self) {
+        (V6(lookup.remote_ip6.map(Be32::from_raw)), V6(lookup.local_ip6.map(Be32::from_raw)))
+    }
 }

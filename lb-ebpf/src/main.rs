@@ -11,6 +11,8 @@ mod ctx;
 mod ingress;
 #[cfg(target_arch = "bpf")]
 mod maps;
+#[cfg(target_arch = "bpf")]
+mod steer;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

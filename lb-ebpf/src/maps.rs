@@ -10,8 +10,8 @@ use aya_ebpf::{
     cty::c_void,
     helpers::generated::{bpf_fib_lookup, bpf_jiffies64, bpf_ktime_get_ns},
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray},
-    programs::{TcContext, XdpContext},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, SockMap},
+    programs::{SkLookupContext, TcContext, XdpContext},
 };
 use core::{mem, ptr};
 use lb_common::{
@@ -19,7 +19,7 @@ use lb_common::{
     packet::Packet,
     table::{
         ARENA_LINE, Backend, BackendStats, FILTER_WORDS, FlowEntry, FragmentKey, FragmentPorts, Hop, PendingEntry,
-        PortUse, Put, PutError, Region, Route, Settings, Side, Tables, Turn, VipKey, endpoint_hash,
+        PortUse, Put, PutError, Region, Route, Settings, Side, Tables, Turn, VipKey, endpoint_hash, socket,
     },
     verdict::Reason,
     wire::{Be16, Be32, Mac},
@@ -102,6 +102,22 @@ struct Answers {
 const ANSWER_SPAN: u32 = 64;
 const ANSWERS_A_SPAN: u32 = 100;
 
+/// The proxy's listening sockets; see `lb_common::table::socket`.
+#[map]
+static SOCKETS: SockMap = SockMap::with_max_entries(socket::MAX, 0);
+
+/// Workers of the proxy.
+#[inline(always)]
+pub fn workers() -> u32 {
+    META.get(socket::WORKERS).copied().unwrap_or(0) as u32
+}
+
+/// Gives the connection to a socket. Where that is gone, the host goes on as without us.
+#[inline(always)]
+pub fn assign(ctx: &SkLookupContext, position: u32) {
+    let _ = SOCKETS.redirect_sk_lookup(ctx, position, 0);
+}
+
 pub fn read_clock() {
     // SAFETY: both helpers take nothing and return numbers.
     let now = unsafe { [bpf_ktime_get_ns(), bpf_jiffies64()] };
@@ -171,6 +187,11 @@ impl Kernel {
         // SAFETY: the helper reads and writes the struct it is given the size of.
         let result = unsafe { bpf_fib_lookup(self.ctx, ptr::from_mut(&mut lookup), size_of::<FibLookup>() as i32, 0) };
         (lookup, result as u32)
+    }
+
+    #[inline(always)]
+    pub fn lookup(ctx: &SkLookupContext) -> Self {
+        Self { ctx: ctx.as_ptr() }
     }
 }
 

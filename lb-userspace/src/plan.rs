@@ -84,7 +84,7 @@ impl fmt::Display for Plan {
                         table.destinations.iter().map(|destination| destination.weight.to_string()).collect();
                     writeln!(f, "put rule {} {} weights {}", id.0, table.name, weights.join("/"))?;
                 }
-                Op::PutVip(vip, rule) => writeln!(f, "put vip {} rule {}", socket(vip), rule.0)?,
+                Op::PutVip(vip, rule) => writeln!(f, "put vip {} {rule}", socket(vip))?,
                 Op::DeleteVip(vip) => writeln!(f, "delete vip {}", socket(vip))?,
                 Op::DeleteRule(id) => writeln!(f, "delete rule {}", id.0)?,
                 Op::DeleteSubset(id) => writeln!(f, "delete subset {}", id.0)?,

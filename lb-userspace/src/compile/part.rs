@@ -55,10 +55,14 @@ impl ListenerPart {
             needs: Vec::new(),
             missing: Vec::new(),
         };
-        let Action::Tcp(rule) = &listener.action else {
-            return part;
-        };
         let (addresses, port) = addresses(&listener.door, host);
+        let rule = match &listener.action {
+            Action::Tcp(rule) => rule,
+            Action::Proxy(_) => {
+                part.vips.extend(addresses.into_iter().map(|address| (Vip { address, port }, RuleId::PROXY)));
+                return part;
+            }
+        };
         for family in [Family::V4, Family::V6] {
             let mut addresses = addresses.iter().filter(|address| family_of(address) == family).peekable();
             if addresses.peek().is_none() {

@@ -265,11 +265,11 @@ pub fn words(image: &Image) -> u32 {
     rules.chain(subsets).fold(2 * line, u32::saturating_add)
 }
 
-/// `None`: `to` is no VIP.
+/// `None`: `to` is no VIP, or one of the proxy's.
 pub fn walk<A: InMemory>(tables: &MemoryTables, from: SocketAddr, to: SocketAddr) -> Option<Walk> {
     let flow = frame::tuple::<A>(from, to)?;
     let mut found: Pick<A> = Packet::blank().pick;
-    if !pick::pick(tables, &flow, &mut found) {
+    if !pick::pick(tables, &flow, &mut found) || found.outcome == Outcome::Proxy {
         return None;
     }
     let word = |at: u32| Tables::<A>::word(tables, at);

@@ -55,9 +55,10 @@ impl Running {
         match words[..] {
             ["revision", number] => self.revision = number.parse().ok()?,
             ["vip", address, "rule", rule] => {
-                let address: SocketAddr = address.parse().ok()?;
-                let port = NonZeroU16::new(address.port())?;
-                image.vips.insert(Vip { address: address.ip(), port }, RuleId(rule.parse().ok()?));
+                image.vips.insert(vip(address)?, RuleId(rule.parse().ok()?));
+            }
+            ["vip", address, "proxy"] => {
+                image.vips.insert(vip(address)?, RuleId::PROXY);
             }
             ["rule", id, hash, ..] => {
                 let id = RuleId(id.parse().ok()?);
@@ -104,6 +105,11 @@ impl Running {
         }
         Some(())
     }
+}
+
+fn vip(text: &str) -> Option<Vip> {
+    let address: SocketAddr = text.parse().ok()?;
+    Some(Vip { address: address.ip(), port: NonZeroU16::new(address.port())? })
 }
 
 /// Which table the indented lines belong to.

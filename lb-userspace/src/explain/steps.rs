@@ -164,6 +164,8 @@ fn walk(rule: &Rule, trace: &Trace, steps: &mut Vec<String>) {
             };
             steps.push(format!("forwarding {}: {how}", forwarding(end.forwarding)));
         }
+        // A listener of the proxy has no rule.
+        (Outcome::Proxy, _) => {}
         (Outcome::Broken, _) => steps.push("this destination is broken; its share is refused".to_owned()),
         (Outcome::Empty, _) | (Outcome::Backend, None) => {
             steps

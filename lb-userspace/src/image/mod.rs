@@ -22,6 +22,21 @@ macro_rules! id {
 }
 
 id!(RuleId, "Position in the kernel's rule array. Freed by one revision, reused at the earliest by the next.");
+impl RuleId {
+    /// In place of a rule's number: the proxy on this host serves the VIP.
+    pub const PROXY: RuleId = RuleId(lb_common::table::rule::PROXY);
+}
+
+/// As it stands behind a VIP.
+impl fmt::Display for RuleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            RuleId::PROXY => write!(f, "proxy"),
+            RuleId(number) => write!(f, "rule {number}"),
+        }
+    }
+}
+
 id!(SubsetId, "Position in the kernel's subset array, with the same rule of reuse.");
 id!(BackendId, "Key of the kernel's backend map. Never reused.");
 id!(StatsId, "Position in an array of counters, with the same rule of reuse.");
@@ -97,7 +112,7 @@ pub fn name_hash(name: &str) -> u64 {
 impl fmt::Display for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (vip, rule) in &self.vips {
-            writeln!(f, "vip {} rule {}", SocketAddr::new(vip.address, vip.port.get()), rule.0)?;
+            writeln!(f, "vip {} {rule}", SocketAddr::new(vip.address, vip.port.get()))?;
         }
         for (id, rule) in &self.rules {
             writeln!(f, "rule {} {:?} {}", id.0, rule.hash, rule.name)?;

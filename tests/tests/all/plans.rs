@@ -237,6 +237,7 @@ impl Legal<'_> {
                 Outcome::Broken => to.contains(&None),
                 Outcome::Empty => to.is_empty() || clusters.any(|to| members(*to).any(|all| all.is_empty())),
                 Outcome::Backend => clusters.any(|to| members(*to).any(|all| all.contains_key(&backend))),
+                Outcome::Proxy => false,
             }
         });
         if fits { Ok(()) } else { Err(format!("{vip} answered {outcome:?} {backend}")) }

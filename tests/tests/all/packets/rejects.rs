@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lb_common::verdict::Reason;
 use meltemi::dataplane::load::Mode;
-use meltemi_tests::packet::{ACK, FIN, Packet, RST, SYN, Transport, checksum};
+use meltemi_tests::packet::{ACK, FIN, PSH, Packet, RST, SYN, Transport, checksum};
 use meltemi_tests::poll;
 
 use super::flows::{BACKEND_SEQ, CLIENT_SEQ, Flow, everywhere, jumbo, reset_of};
@@ -101,6 +101,16 @@ kernel_test! {
             for flags in [RST, RST | ACK, RST | SYN, RST | FIN] {
                 let bytes = segment(family, Place::Snat, flags).bytes();
                 rig.check(mode, "RST", &bytes, &Expect::new(Fate::Drop, Reason::DropReset, bytes.clone()));
+            }
+        });
+    }
+
+    fn segments_of_a_proxied_listener_are_left_to_the_host(rig) {
+        each(rig, |rig, mode, family| {
+            for flags in [SYN, ACK, ACK | PSH, FIN | ACK, RST, SYN | ACK, 0] {
+                let bytes = segment(family, Place::Proxied, flags).payload(&[1, 2, 3]).bytes();
+                let expect = Expect::new(Fate::Pass, Reason::PassProxy, bytes.clone());
+                rig.check(mode, &format!("{family:?} flags {flags:#x}"), &bytes, &expect);
             }
         });
     }

@@ -86,10 +86,12 @@ pub enum Place {
     Unreachable,
     SmallMtu,
     Silent,
+    /// Served by the proxy.
+    Proxied,
 }
 
 impl Place {
-    const ALL: [Place; 8] = [
+    const ALL: [Place; 9] = [
         Place::Snat,
         Place::Dnat,
         Place::DnatToo,
@@ -98,6 +100,7 @@ impl Place {
         Place::Unreachable,
         Place::SmallMtu,
         Place::Silent,
+        Place::Proxied,
     ];
 
     pub const fn port(self) -> u16 {
@@ -119,7 +122,7 @@ impl Place {
             Place::Unreachable => Some((3, 2)),
             Place::SmallMtu => Some((2, 2)),
             Place::Silent => Some((1, 99)),
-            Place::Broken | Place::Empty => None,
+            Place::Broken | Place::Empty | Place::Proxied => None,
         }
     }
 
@@ -147,6 +150,10 @@ pub fn image() -> Image {
                 stats: StatsId(number),
             };
             let vip = Vip { address: family.vip(), port: NonZeroU16::new(place.port()).unwrap() };
+            if place == Place::Proxied {
+                image.vips.insert(vip, RuleId::PROXY);
+                continue;
+            }
             image.vips.insert(vip, RuleId(number));
             image.rules.insert(
                 RuleId(number),
