@@ -53,6 +53,8 @@ pub mod code {
     use super::Code;
 
     codes! {
+        /// A deprecated field or value.
+        DEPRECATED = "IST0002" Deprecated;
         /// A gateway, host, port or subset that is named does not exist.
         NOT_FOUND = "IST0101" ReferencedResourceNotFound;
         /// Istio's admission would refuse the object.
@@ -83,6 +85,8 @@ pub mod code {
         INEFFECTIVE_MATCH = "IST0131" VirtualServiceIneffectiveMatch;
         /// No host of the VirtualService is served by the gateway it names.
         HOST_NOT_IN_GATEWAY = "IST0132" VirtualServiceHostNotFoundInGateway;
+        /// Istio's admission takes the object with a warning.
+        SCHEMA_WARNING = "IST0133" SchemaWarning;
         /// A TCP port of a ServiceEntry that has no addresses.
         ADDRESSES_REQUIRED = "IST0134" ServiceEntryAddressesRequired;
         /// An annotation that Istio is giving up.

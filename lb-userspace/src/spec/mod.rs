@@ -5,6 +5,7 @@
 
 pub mod istio;
 pub mod kubernetes;
+pub mod re2;
 pub mod value;
 
 mod foreign;

@@ -111,6 +111,8 @@ pub struct Flat {
     pub json: serde_json::Value,
     pub positions: Positions,
     pub duplicates: Vec<DuplicateKey>,
+    /// Paths of fields that were null and are gone.
+    pub nulls: Vec<String>,
 }
 
 impl Node {
@@ -139,7 +141,7 @@ impl Node {
         let json = walk.value(self.value);
         walk.fields.sort_unstable_by_key(|field| field.0);
         let positions = Positions { start, fields: walk.fields.into() };
-        Flat { json, positions, duplicates: walk.duplicates }
+        Flat { json, positions, duplicates: walk.duplicates, nulls: walk.nulls }
     }
 }
 
@@ -148,6 +150,7 @@ struct Walk {
     path: String,
     fields: Vec<(u64, Position)>,
     duplicates: Vec<DuplicateKey>,
+    nulls: Vec<String>,
 }
 
 impl Walk {
@@ -186,6 +189,8 @@ impl Walk {
             if entry.value.value != Value::Null {
                 let value = self.value(entry.value.value);
                 out.insert(entry.key, value);
+            } else {
+                self.nulls.push(self.path.clone());
             }
             self.path.truncate(length);
         }

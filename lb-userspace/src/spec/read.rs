@@ -11,7 +11,7 @@ use super::{
     node::{Flat, Node, Position, Positions, Value},
     object::{Created, Key, Kind, Manifest, Object, ObjectName},
     time, typed,
-    validate::{self, Refusal},
+    validate::{self, Judgement, Subject},
     yaml,
 };
 use crate::finding::{Finding, Severity, code};
@@ -168,7 +168,7 @@ impl Reader {
 
     fn known(&mut self, kind: Kind, node: Node) {
         let start = node.position;
-        let Flat { mut json, positions, duplicates } = node.into_json();
+        let Flat { mut json, positions, duplicates, nulls } = node.into_json();
         let metadata = json.as_object_mut().and_then(|fields| fields.shift_remove("metadata")).unwrap_or_default();
         let mut draft =
             Draft { kind, file: self.specs.file.clone(), positions, problems: Vec::new(), object: kind.name().into() };
@@ -196,6 +196,9 @@ impl Reader {
             if let Some(finding) = draft.problems.last_mut() {
                 (finding.line, finding.column) = (duplicate.position.line, duplicate.position.column);
             }
+        }
+        for path in nulls.iter().filter(|_| kind == Kind::VirtualService) {
+            draft.null_condition(path);
         }
         let created = draft.created(metadata.creation_timestamp.as_deref());
         let Metadata { labels, annotations, .. } = metadata;
@@ -275,6 +278,18 @@ impl Draft {
         }
     }
 
+    /// A condition of an http match that is null would be gone without a word, and the match be wider than it looks.
+    fn null_condition(&mut self, path: &str) {
+        let inside = |field: &str| path.contains(".match[") && path.contains(&format!("].{field}"));
+        let remedy = "Write `{}` to ask for presence only.";
+        if inside("headers") {
+            self.error(path, "a header to match is null", remedy);
+        } else if inside("withoutHeaders") || inside("queryParams") {
+            let message = "null asks for nothing: the API server removes it".to_owned();
+            self.finding(Severity::Warning, code::NO_EFFECT, path, message, remedy.to_owned());
+        }
+    }
+
     fn created(&mut self, text: Option<&str>) -> Created {
         let Some(text) = text else {
             return Created(None);
@@ -317,11 +332,11 @@ impl Draft {
             }
             Kind::Namespace => {
                 let spec = self.typed(json, "", Unknown::Allowed)?;
-                Manifest::Namespace(self.checked(head, spec, |_| Vec::new()))
+                Manifest::Namespace(self.checked(head, spec, |_, _| Vec::new()))
             }
             Kind::Secret => {
                 let spec = self.typed(json, "", Unknown::Allowed)?;
-                Manifest::Secret(self.checked(head, spec, |_| Vec::new()))
+                Manifest::Secret(self.checked(head, spec, |_, _| Vec::new()))
             }
         })
     }
@@ -330,7 +345,7 @@ impl Draft {
         &mut self,
         head: Head,
         json: serde_json::Value,
-        check: impl FnOnce(&T) -> Vec<Refusal>,
+        check: impl FnOnce(Subject<'_>, &T) -> Vec<Judgement>,
     ) -> Option<Arc<Object<T>>> {
         let serde_json::Value::Object(mut fields) = json else {
             return None;
@@ -347,9 +362,17 @@ impl Draft {
         Some(self.checked(head, spec, check))
     }
 
-    fn checked<T>(&mut self, head: Head, spec: T, check: impl FnOnce(&T) -> Vec<Refusal>) -> Arc<Object<T>> {
-        for refusal in check(&spec) {
-            self.error(&refusal.path, refusal.message, refusal.remedy);
+    fn checked<T>(
+        &mut self,
+        head: Head,
+        spec: T,
+        check: impl FnOnce(Subject<'_>, &T) -> Vec<Judgement>,
+    ) -> Arc<Object<T>> {
+        let ObjectName { namespace, name } = &head.key.name;
+        let subject = Subject { name, namespace, labels: &head.labels, annotations: &head.annotations };
+        for judgement in check(subject, &spec) {
+            let Judgement { severity, code, path, message, remedy } = judgement;
+            self.finding(severity, code, &path, message, remedy.to_owned());
         }
         let Head { key, created, labels, annotations } = head;
         let (file, positions) = (self.file.clone(), self.positions.clone());

@@ -10,10 +10,10 @@ use super::node::Value;
 pub fn plain(text: String) -> Value {
     match text.as_str() {
         "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
-        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => {
+        "true" | "True" | "TRUE" | "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => {
             return Value::Bool(true);
         }
-        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => {
+        "false" | "False" | "FALSE" | "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => {
             return Value::Bool(false);
         }
         _ => {}
@@ -29,7 +29,9 @@ fn number(text: &str) -> Option<Number> {
     if !(first.is_ascii_digit() || matches!(first, b'-' | b'+' | b'.')) {
         return None;
     }
-    integer(text).or_else(|| float(text))
+    // Underscores may part digits, but not where a dot comes first.
+    let parted = !text.starts_with('.') && text.contains('_');
+    integer(text).or_else(|| if parted { float(&text.replace('_', "")) } else { float(text) })
 }
 
 fn integer(text: &str) -> Option<Number> {
@@ -83,7 +85,9 @@ mod tests {
             ("~", Value::Null),
             ("yes", Value::Bool(true)),
             ("Off", Value::Bool(false)),
-            ("y", text("y")),
+            ("y", Value::Bool(true)),
+            ("N", Value::Bool(false)),
+            ("1_000.5", Value::Number(Number::from_f64(1000.5).unwrap())),
             ("9000", number(9000)),
             ("-5", number(-5)),
             ("+5", number(5)),

@@ -105,6 +105,9 @@ fn wrong_type(path: String, error: &str) -> WrongType {
         other => other,
     };
     let remedy = match (expected, found) {
+        ("text", found) if found.starts_with("boolean") => {
+            "Put the value in quotes: without, YAML reads true, yes, on, y and their opposites as booleans."
+        }
         ("text", found) if !found.starts_with("map") && !found.starts_with("sequence") => "Put the value in quotes.",
         ("a whole number, zero or more" | "a whole number" | "true or false", found) if found.starts_with("string") => {
             "Write the value without quotes."

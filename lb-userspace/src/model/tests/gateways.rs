@@ -28,7 +28,7 @@ fn the_first_route_that_fits_of_the_first_virtual_service_that_has_one() {
         ),
         ("next service asked", vec![routes("v", &with_match("{port: 9}", "b")), routes("w", &to("a"))], &[A], &[]),
         ("subnets ignored", vec![routes("v", &with_match("{destinationSubnets: [1.2.3.4]}", "a"))], &[A], &["MEL0002"]),
-        ("labels ignored", vec![routes("v", &with_match("{sourceLabels: {x: y}}", "a"))], &[A], &["MEL0002"]),
+        ("labels ignored", vec![routes("v", &with_match("{sourceLabels: {x: z}}", "a"))], &[A], &["MEL0002"]),
         (
             "other gateway in match",
             vec![routes("v", &with_match("{gateways: [mesh]}", "a")).replace("hosts: ['*']", "hosts: [x.y]")],

@@ -21,7 +21,7 @@ fn the_mesh() {
         ("subnet differs", vec![mesh("v", "a", &with_match("{destinationSubnets: [10.97.0.0/24]}", "b"))], &[], &[]),
         (
             "client labels never widen",
-            vec![mesh("v", "a", &with_match("{sourceLabels: {x: y}}", "b"))],
+            vec![mesh("v", "a", &with_match("{sourceLabels: {x: z}}", "b"))],
             &[],
             &["MEL0001"],
         ),
