@@ -8,6 +8,7 @@ mod build;
 mod check;
 mod clean_host;
 mod doctor;
+mod fuzz;
 mod host;
 mod linker;
 mod packages;
@@ -44,6 +45,8 @@ enum Task {
     Run(run::Args),
     /// Set up, build, then measure; figures are printed as ratios to baselines of the same run
     Bench(bench::Args),
+    /// Set up, build, then fuzz what reads configurations, for 30 seconds a target
+    Fuzz(fuzz::Args),
     /// Remove every namespace, link, process, pin and temporary directory that a run of ours left behind
     CleanHost,
 }
@@ -57,6 +60,7 @@ fn main() {
         Task::Test(args) => test::test(&args),
         Task::Run(args) => run::run(&args),
         Task::Bench(args) => bench::bench(&args),
+        Task::Fuzz(args) => fuzz::fuzz(&args),
         Task::CleanHost => clean_host::clean_host(),
     };
     if let Err(error) = done {

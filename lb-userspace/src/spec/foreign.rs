@@ -1,6 +1,6 @@
 //! Kinds that Meltemi does not read, and what to say about them.
 
-use super::object::Kind;
+use super::{object::Kind, typed};
 use crate::finding::{Severity, code};
 
 /// What to say about an object of a kind that is not read.
@@ -9,14 +9,31 @@ pub struct Foreign {
     pub severity: Severity,
     pub code: &'static str,
     pub message: String,
-    pub remedy: &'static str,
+    pub remedy: String,
 }
 
 /// The kind that an object's `kind` and `apiVersion` name.
 pub fn recognise(kind: &str, api_version: &str) -> Result<Kind, Foreign> {
     let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
     let found = Kind::ALL.into_iter().find(|known| known.name() == kind && known.api_versions().contains(&api_version));
-    found.ok_or_else(|| foreign(kind, group, api_version))
+    found.ok_or_else(|| misspelt(kind, group, api_version).unwrap_or_else(|| foreign(kind, group, api_version)))
+}
+
+/// A kind whose name is nearly that of one that is read, in the same group.
+fn misspelt(kind: &str, group: &str, api_version: &str) -> Option<Foreign> {
+    let of_group = |known: &Kind| known.api_versions()[0].rsplit_once('/').map_or("", |(group, _)| group) == group;
+    let known: Vec<&str> = Kind::ALL.into_iter().filter(of_group).map(Kind::name).collect();
+    let others = ["EnvoyFilter", "Sidecar", "ProxyConfig", "Node", "Event"];
+    if known.contains(&kind) || others.contains(&kind) {
+        return None;
+    }
+    let nearest = typed::nearest(kind, &known)?;
+    Some(Foreign {
+        severity: Severity::Warning,
+        code: code::UNKNOWN_KIND,
+        message: format!("unknown kind {api_version} {kind}; the object is ignored"),
+        remedy: format!("Did you mean `{nearest}`?"),
+    })
 }
 
 fn foreign(kind: &str, group: &str, api_version: &str) -> Foreign {
@@ -53,7 +70,7 @@ fn foreign(kind: &str, group: &str, api_version: &str) -> Foreign {
         }
         _ => (Severity::Warning, code::UNKNOWN_KIND, format!("unknown kind {api_version} {kind}"), "It is ignored."),
     };
-    Foreign { severity, code, message, remedy }
+    Foreign { severity, code, message, remedy: remedy.to_owned() }
 }
 
 fn is_core(kind: &str) -> bool {
@@ -90,11 +107,18 @@ mod tests {
             ("Deployment", "apps/v1", Severity::Info, code::UNKNOWN_KIND),
             ("ConfigMap", "v1", Severity::Info, code::UNKNOWN_KIND),
             ("Pod", "v2", Severity::Warning, code::UNKNOWN_KIND),
+            ("VirtualSevice", "networking.istio.io/v1", Severity::Warning, code::UNKNOWN_KIND),
+            ("virtualservice", "networking.istio.io/v1", Severity::Warning, code::UNKNOWN_KIND),
+            ("EnvoyFilter", "networking.istio.io/v1alpha3", Severity::Warning, code::UNSUPPORTED),
             ("Banana", "fruit.example/v1", Severity::Warning, code::UNKNOWN_KIND),
         ];
         for (kind, api_version, severity, code) in cases {
             let foreign = recognise(kind, api_version).unwrap_err();
             assert_eq!((foreign.severity, foreign.code), (severity, code), "{api_version} {kind}");
         }
+        let remedy = |kind: &str, api_version: &str| recognise(kind, api_version).unwrap_err().remedy;
+        assert_eq!(remedy("Destinationrule", "networking.istio.io/v1"), "Did you mean `DestinationRule`?");
+        assert_eq!(remedy("Servcie", "v1"), "Did you mean `Service`?");
+        assert_eq!(remedy("EndpointSlices", "discovery.k8s.io/v1"), "Did you mean `EndpointSlice`?");
     }
 }

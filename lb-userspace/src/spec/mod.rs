@@ -1,7 +1,8 @@
 //! The user's objects exactly as written, each with the file and line of every field.
 //!
-//! Text goes `yaml` -> `node` -> `read` -> `object`; `store` keeps the last good version. What the objects mean together
-//! is `model`'s.
+//! Text goes `yaml` -> `node` -> `read` -> `object`; `store` keeps the last good version. `istio`, `kubernetes` and `value` are
+//! the types; `validate` judges one object as Istio's admission does; `re2` tells regexes that Istio takes from others. What
+//! the objects mean together is `model`'s.
 
 pub mod istio;
 pub mod kubernetes;

@@ -119,7 +119,7 @@ fn wrong_type(path: String, error: &str) -> WrongType {
 }
 
 /// The candidate at most two edits away from `key`, or equal to it but for case and `_`.
-fn nearest(key: &str, candidates: &[&'static str]) -> Option<&'static str> {
+pub fn nearest(key: &str, candidates: &[&'static str]) -> Option<&'static str> {
     let plain = |text: &str| text.replace(['_', '-'], "").to_lowercase();
     let key = plain(key);
     if key.len() > 64 {

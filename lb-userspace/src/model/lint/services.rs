@@ -33,18 +33,6 @@ pub fn check(view: &View<'_>, findings: &mut Vec<Finding>) {
             }
         }
     }
-    for entry in &view.context.specs.service_entries {
-        for (at, port) in entry.spec.ports.iter().enumerate() {
-            let told_by_port = matches!(port.protocol.to_ascii_uppercase().as_str(), "" | "TCP");
-            if entry.spec.addresses.is_empty() && told_by_port {
-                let message =
-                    "a TCP port of a ServiceEntry without `addresses` is told from others by its number alone";
-                let remedy = "Add `addresses`.";
-                let path = format!("spec.ports[{at}]");
-                findings.push(entry.finding(Severity::Warning, code::ADDRESSES_REQUIRED, path, message, remedy));
-            }
-        }
-    }
     selectors(view, findings);
     shared_pods(view, findings);
 }

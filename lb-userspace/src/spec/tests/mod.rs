@@ -52,6 +52,10 @@ fn one_object_in_every_dress() {
         json.to_owned(),
         surrogates,
         SERVICE.replace("80", "80.0"),
+        SERVICE.replace("80", "0x50"),
+        SERVICE.replace("{name: a}", "{name: a, labels: null, annotations: ~}"),
+        SERVICE.replace('\n', "\r\n").replace("spec", "\r\n# a comment\r\nspec"),
+        format!("apiVersion: v1\nkind: List\nitems: [{json}]\n---\napiVersion: v1\nkind: List\nitems: []\n"),
     ];
     for dress in dresses {
         let file = parse(&dress);
@@ -240,4 +244,27 @@ fn a_namespace_has_none_itself() {
     let file = parse("apiVersion: v1\nkind: Namespace\nmetadata: {name: prod, labels: {a: b}}\n");
     assert_eq!(file.findings, []);
     assert_eq!(file.items[0].key.to_string(), "Namespace prod");
+}
+
+#[test]
+fn booleans_and_numbers_of_yaml_1_1_are_said_where_text_is_due() {
+    let selector = |value: &str| SERVICE.replace("{ports", &format!("{{selector: {{version: {value}}}, ports"));
+    let boolean = "Put the value in quotes: without, YAML reads true, yes, on, y and their opposites as booleans.";
+    let cases = [
+        ("yes", "expected text, found boolean `true`", boolean),
+        ("off", "expected text, found boolean `false`", boolean),
+        ("n", "expected text, found boolean `false`", boolean),
+        ("1", "expected text, found integer `1`", "Put the value in quotes."),
+        ("0x10", "expected text, found integer `16`", "Put the value in quotes."),
+        ("1.10", "expected text, found number `1.1`", "Put the value in quotes."),
+        ("1e3", "expected text, found integer `1000`", "Put the value in quotes."),
+    ];
+    for (value, message, remedy) in cases {
+        let file = parse(&selector(value));
+        let found: Vec<_> = file.findings.iter().map(|one| (one.message.as_str(), one.remedy.as_str())).collect();
+        assert_eq!(found, [(message, remedy)], "{value}");
+    }
+    for value in ["\"yes\"", "'1'", "!!str 1", "v1", "1.10.0", "2024-01-01"] {
+        assert_eq!(parse(&selector(value)).findings, [], "{value}");
+    }
 }

@@ -102,7 +102,7 @@ fn ports(check: &mut Check<'_>, entry: &ServiceEntry) {
             );
         }
         if no_address && matches!(port.protocol.as_str(), "" | "TCP") {
-            let message = "without addresses a TCP port can only be told apart by its number";
+            let message = "a TCP port of a ServiceEntry without `addresses` is told from others by its number alone";
             check.warn_as(code::ADDRESSES_REQUIRED, path, message, "Add `addresses`.");
         }
     }
