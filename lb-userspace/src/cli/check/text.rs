@@ -3,7 +3,7 @@
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
-use crate::finding::{Finding, Severity};
+use crate::finding::{Finding, Severity, code};
 
 /// The files' texts by name, ready to be asked for a line.
 #[derive(Debug, Default)]
@@ -28,6 +28,13 @@ impl Texts {
         let rest = &text[*starts.get((number as usize).checked_sub(1)?)?..];
         rest.lines().next().map(str::trim_end)
     }
+
+    /// Whether the line may hold a private key: then it is not shown.
+    fn is_secret(&self, finding: &Finding) -> bool {
+        let unreadable = finding.code == code::SYNTAX;
+        let secrets = || self.0.get(&finding.file).is_some_and(|Text { text, .. }| text.contains("Secret"));
+        finding.object.starts_with("Secret ") || (unreadable && secrets())
+    }
 }
 
 /// One finding as a few lines, with a line feed at the end.
@@ -42,7 +49,7 @@ pub fn render(finding: &Finding, texts: &Texts, renderer: &Renderer) -> String {
         (object, "") => object.to_owned(),
         (object, path) => format!("{path} of {object}"),
     };
-    let source = texts.line(&finding.file, finding.line);
+    let source = texts.line(&finding.file, finding.line).filter(|_| !texts.is_secret(finding));
     let mut group = match source {
         Some(source) => title.element(
             Snippet::source(source)
@@ -111,6 +118,30 @@ mod tests {
         for (line, column, marked) in cases {
             assert_eq!(&line[span(line, column)], marked, "{line} {column}");
         }
+    }
+
+    #[test]
+    fn lines_of_secrets_are_not_shown() {
+        let finding = |object: &str, code| Finding {
+            severity: Severity::Error,
+            code,
+            file: "a".into(),
+            line: 2,
+            column: 1,
+            object: object.into(),
+            path: String::new(),
+            message: "wrong".into(),
+            remedy: String::new(),
+        };
+        let shown = |text: &str, finding: &Finding| {
+            let mut texts = Texts::default();
+            texts.add("a".into(), text.into());
+            render(finding, &texts, &Renderer::plain()).contains("hush")
+        };
+        assert!(!shown("kind: Secret\nkey: hush\n", &finding("Secret default/s", code::INVALID)));
+        assert!(!shown("kind: Secret\nkey: hush\n", &finding("", code::SYNTAX)));
+        assert!(shown("kind: Service\nkey: hush\n", &finding("", code::SYNTAX)));
+        assert!(shown("kind: Service\nkey: hush\n", &finding("Service default/s", code::INVALID)));
     }
 
     #[test]
