@@ -84,17 +84,17 @@ fn policies_of_subsets_and_ports_replace_whole_blocks() {
     let sticky = "loadBalancer: {consistentHash: {useSourceIp: true}}";
     let random = "loadBalancer: {simple: RANDOM}";
     let cases = [
-        (format!("trafficPolicy: {{{sticky}}}"), "{}".to_owned(), HashKey::SourceIp),
+        (format!("trafficPolicy: {{{sticky}}}"), "{outlierDetection: {}}".to_owned(), HashKey::SourceIp),
         (format!("trafficPolicy: {{{sticky}}}"), format!("{{{random}}}"), HashKey::Flow),
         (format!("trafficPolicy: {{{random}}}"), format!("{{{sticky}}}"), HashKey::SourceIp),
         (
             format!("trafficPolicy: {{{sticky}, portLevelSettings: [{{port: {{number: 80}}, tls: {{}}}}]}}"),
-            "{}".to_owned(),
+            "{outlierDetection: {}}".to_owned(),
             HashKey::Flow,
         ),
         (
             format!("trafficPolicy: {{{sticky}, portLevelSettings: [{{port: {{number: 81}}, tls: {{}}}}]}}"),
-            "{}".to_owned(),
+            "{outlierDetection: {}}".to_owned(),
             HashKey::SourceIp,
         ),
         (
