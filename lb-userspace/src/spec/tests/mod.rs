@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 mod admission;
+mod re2;
 
 use super::*;
 use crate::finding::{Finding, Severity, code};
