@@ -6,7 +6,7 @@ use rustls::{ServerConfig, server::ProducesTickets};
 
 use super::{
     material::Material,
-    tls::{self, Credentials, Origination, Refused},
+    tls::{self, Credentials, Instead, Origination, Refused},
 };
 use crate::{
     router::{Router, Unusable},
@@ -37,7 +37,7 @@ impl Prepared {
     ) -> Result<(Prepared, Vec<Refused>), Unusable> {
         let router = Router::new(snapshot.clone())?;
         let same = old.filter(|old| old.material == material);
-        let (credentials, refused) = match same {
+        let (credentials, mut refused) = match same {
             Some(old) => (old.credentials.clone(), Vec::new()),
             None => {
                 let (new, refused) = Credentials::new(&material, old.map(|old| &*old.credentials));
@@ -53,7 +53,26 @@ impl Prepared {
             Prepared { router, material, credentials, servers: HashMap::new(), clusters: HashMap::new(), tickets };
         prepared.make_servers(same);
         prepared.make_clusters(same);
+        if same.is_none() {
+            refused.extend(prepared.unusable());
+        }
         Ok((prepared, refused))
+    }
+
+    /// What cannot be spoken for want of a credential, or because its settings leave nothing.
+    fn unusable(&self) -> Vec<Refused> {
+        let snapshot = self.router.snapshot();
+        let refused =
+            |name: String, reason: &String| Refused { name, reason: reason.clone(), instead: Instead::Nothing };
+        let servers = snapshot.listeners.iter().flat_map(|listener| &listener.chains).filter_map(|chain| {
+            let made = self.server(chain.tls.as_ref()?)?;
+            made.as_ref().err().map(|reason| refused(format!("TLS of {} ({})", chain.gateway, chain.place), reason))
+        });
+        let clusters = snapshot.clusters.iter().filter_map(|cluster| {
+            let made = self.origination(&cluster.name)?;
+            made.as_ref().err().map(|reason| refused(format!("TLS to {} ({})", cluster.name, cluster.place), reason))
+        });
+        servers.chain(clusters).collect()
     }
 
     fn make_servers(&mut self, same: Option<&Prepared>) {

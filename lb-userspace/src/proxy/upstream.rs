@@ -10,7 +10,7 @@ use std::{
 use http::HeaderValue;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::task::spawn_local;
+use tokio::{sync::Notify, task::spawn_local};
 
 use super::{
     balance,
@@ -33,6 +33,9 @@ pub(super) struct Endpoint {
     pub active: Cell<u32>,
     idle: RefCell<Vec<Kept>>,
     shared: RefCell<Vec<Multiplexed>>,
+    /// Whether a connection for many requests is on its way: others wait for it instead of opening one each.
+    is_opening: Cell<bool>,
+    opened: Notify,
     /// As the log names it.
     pub text: String,
     /// SPIFFE id that its certificate must have.
@@ -52,10 +55,32 @@ struct Kept {
 struct Multiplexed {
     name: Name,
     sender: http2::SendRequest<Upload>,
-    /// Requests on it, now and ever.
-    streams: Rc<Cell<u32>>,
+    streams: Rc<Streams>,
     requests: Cell<u32>,
     opened: Instant,
+}
+
+/// Requests on a connection, and since when there are none.
+struct Streams {
+    count: Cell<u32>,
+    idle_since: Cell<Instant>,
+}
+
+/// Marks an endpoint as long as a connection is being opened.
+struct Opening<'e>(&'e Endpoint);
+
+impl<'e> Opening<'e> {
+    fn new(endpoint: &'e Endpoint) -> Opening<'e> {
+        endpoint.is_opening.set(true);
+        Opening(endpoint)
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.0.is_opening.set(false);
+        self.0.opened.notify_waiters();
+    }
 }
 
 /// A connection that carries one request at a time, and its place in the pool.
@@ -68,12 +93,13 @@ pub(super) struct Lease {
 /// A stream's share of a connection.
 pub(super) struct Stream2 {
     pub sender: http2::SendRequest<Upload>,
-    streams: Rc<Cell<u32>>,
+    streams: Rc<Streams>,
 }
 
 impl Drop for Stream2 {
     fn drop(&mut self) {
-        self.streams.set(self.streams.get() - 1);
+        self.streams.count.set(self.streams.count.get() - 1);
+        self.streams.idle_since.set(Instant::now());
     }
 }
 
@@ -113,6 +139,8 @@ impl Endpoint {
             active: Cell::new(0),
             idle: RefCell::default(),
             shared: RefCell::default(),
+            is_opening: Cell::new(false),
+            opened: Notify::new(),
             text,
             identity: endpoint.identity.clone(),
             outlier: Outlier::default(),
@@ -130,7 +158,7 @@ impl Endpoint {
     ) -> Result<Connection, ConnectError> {
         let pool = &cluster.policy().pool;
         let name = dial::name(cluster, authority);
-        let mut pending = None;
+        let (mut pending, mut has_waited) = (None, false);
         loop {
             let free = match protocol {
                 Protocol::Http1 => self.take_idle(&name, pool).map(Connection::One),
@@ -139,8 +167,14 @@ impl Endpoint {
             if let Some(connection) = free {
                 return Ok(connection);
             }
+            // Once: after a failure everybody tries for itself.
+            if protocol == Protocol::Http2 && self.is_opening.get() && !std::mem::replace(&mut has_waited, true) {
+                self.opened.notified().await;
+                continue;
+            }
             if let Some(place) = Counted::take(&cluster.load, |load| &load.connections, pool.max_connections) {
                 drop(pending);
+                let _opening = (protocol == Protocol::Http2).then(|| Opening::new(self));
                 let opening = self.open(client, cluster, name, protocol, place);
                 return tokio::time::timeout(pool.connect_timeout, opening)
                     .await
@@ -185,7 +219,8 @@ impl Endpoint {
             !one.sender.is_closed() && !is_old && !is_used_up
         });
         let most = pool.max_concurrent_streams.unwrap_or(u32::MAX).min(100);
-        let one = all.iter().find(|one| one.name == *name && one.streams.get() < most && one.sender.is_ready())?;
+        let one =
+            all.iter().find(|one| one.name == *name && one.streams.count.get() < most && one.sender.is_ready())?;
         one.requests.set(one.requests.get() + 1);
         Some(one.stream())
     }
@@ -213,7 +248,7 @@ impl Endpoint {
                 let one = Multiplexed {
                     name,
                     sender,
-                    streams: Rc::new(Cell::new(0)),
+                    streams: Rc::new(Streams { count: Cell::new(0), idle_since: Cell::new(Instant::now()) }),
                     requests: Cell::new(1),
                     opened: Instant::now(),
                 };
@@ -230,13 +265,17 @@ impl Endpoint {
             let idle = now.saturating_duration_since(kept.lease.h1.idle_since);
             pool.http_idle_timeout.is_none_or(|most| idle < most) && kept.lease.may_go_on(pool)
         });
-        self.shared.borrow_mut().retain(|one| !one.sender.is_closed());
+        self.shared.borrow_mut().retain(|one| {
+            let idle = now.saturating_duration_since(one.streams.idle_since.get());
+            let is_idle = one.streams.count.get() == 0 && pool.http_idle_timeout.is_some_and(|most| idle >= most);
+            !one.sender.is_closed() && !is_idle
+        });
     }
 }
 
 impl Multiplexed {
     fn stream(&self) -> Stream2 {
-        self.streams.set(self.streams.get() + 1);
+        self.streams.count.set(self.streams.count.get() + 1);
         Stream2 { sender: self.sender.clone(), streams: self.streams.clone() }
     }
 }

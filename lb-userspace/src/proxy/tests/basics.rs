@@ -135,3 +135,76 @@ fn draining_ends_idle_connections_and_waits_for_requests() {
     assert_eq!(idle.read(&mut part).unwrap(), 0);
     eventually("the worker ends", || proxy.has_ended());
 }
+
+#[test]
+fn forms_of_smuggling_reach_no_endpoint_twice() {
+    let peer = Peer::ok("ok");
+    let proxy = Proxy::new(|port| simple(port, peer.address));
+    let second = "GET /smuggled HTTP/1.1\r\nHost: a.example\r\n\r\n";
+    for (headers, expected) in [
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", 200),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", 200),
+        ("Transfer-Encoding: chunked, chunked\r\n", 501),
+        ("Transfer-Encoding: gzip, chunked\r\n", 501),
+        ("Transfer-Encoding: xchunked\r\n", 400),
+        ("Content-Length: 5\r\nContent-Length: 6\r\n", 400),
+        ("Content-Length: +5\r\n", 400),
+        ("Host: b.example\r\nContent-Length: 0\r\nConnection: close\r\n", 400),
+    ] {
+        let before = peer.seen().len();
+        let mut stream = proxy.connect();
+        let request = format!("POST / HTTP/1.1\r\nHost: a.example\r\n{headers}\r\n0\r\n\r\n{second}");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        // An end or a reset: what follows is not read.
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer);
+        assert_eq!((status(&answer), answer.matches("HTTP/1.1 ").count()), (expected, 1), "{headers} {answer}");
+        let seen = peer.seen().split_off(before);
+        assert_eq!(seen.len(), usize::from(expected == 200), "{headers} {seen:?}");
+        assert!(seen.iter().all(|one| !one.contains("content-length") && one.ends_with("0\r\n\r\n")), "{seen:?}");
+    }
+}
+
+#[test]
+fn trailers_reach_clients_that_want_them() {
+    let head = "HTTP/1.1 200 OK\r\nTrailer: x-sum\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let peer = Peer::answering(&format!("{head}2\r\nok\r\n0\r\nX-Sum: 7\r\n\r\n"));
+    let proxy = Proxy::new(|port| simple(port, peer.address));
+    let ask = |te: &str| proxy.ask(&format!("GET / HTTP/1.1\r\nHost: a.example\r\n{te}Connection: close\r\n\r\n"));
+    assert!(ask("TE: trailers\r\n").ends_with("2\r\nok\r\n0\r\nx-sum: 7\r\n\r\n"));
+    assert!(ask("").ends_with("2\r\nok\r\n0\r\n\r\n"));
+    assert!(peer.seen()[0].contains("te: trailers\r\n") && !peer.seen()[1].contains("te: "), "{:?}", peer.seen());
+}
+
+#[test]
+fn an_endpoint_that_breaks_off_leaves_no_whole_answer() {
+    let peer = Peer::new(|mut stream, _| {
+        read_request(&mut stream);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel").unwrap();
+    });
+    let proxy = Proxy::new(|port| simple(port, peer.address));
+    let answer = proxy.get("a.example", "/");
+    assert!(status(&answer) == 200 && !answer.ends_with("0\r\n\r\n"), "{answer}");
+}
+
+#[test]
+fn slow_heads_and_idle_connections_are_ended() {
+    let peer = Peer::ok("ok");
+    let limits = super::super::Limits {
+        head_time: Duration::from_millis(700),
+        idle_time: Duration::from_millis(700),
+        ..Default::default()
+    };
+    let options = super::super::Options { limits, ..Default::default() };
+    let proxy = Proxy::with(options, |port| simple(port, peer.address));
+    for begin in ["", "GET / HT", "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"] {
+        let mut stream = proxy.connect();
+        stream.write_all(begin.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        let begun = std::time::Instant::now();
+        stream.read_to_end(&mut answer).unwrap();
+        assert!(begun.elapsed() >= Duration::from_millis(600), "{begin}");
+        assert_eq!(!answer.is_empty(), begin.ends_with("\r\n\r\n"), "{begin}");
+    }
+}
