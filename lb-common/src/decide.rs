@@ -14,7 +14,7 @@ use crate::{
 /// Source ports tried for a new flow before giving up.
 pub const PORT_PROBES: u32 = 64;
 
-/// How many of these, but no more than half of all ports, only take one that no flow holds, not even a closed one.
+/// How many of these only take a port that no flow holds, not even a closed one.
 const FRESH_PROBES: u32 = 16;
 
 /// A packet with less time to live than this is not forwarded (RFC 1812 section 5.3.1, RFC 8200 section 3).
@@ -315,7 +315,7 @@ fn claim_port<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> R
         // Computed from `first` each time: a running offset would be a new state to the verifier in every round.
         let offset = if first + probe < count { first + probe } else { first + probe - count };
         packet.here.entry.to.sport = Be16::new(settings.snat_first.wrapping_add(offset as u16));
-        let finished = if probe < FRESH_PROBES && probe < count / 2 { Finished::Keeps } else { Finished::Yields };
+        let finished = if probe < FRESH_PROBES { Finished::Keeps } else { Finished::Yields };
         // A look is cheaper than a claim in vain, and most of those come in a row.
         packet.reverse = packet.here.entry.to.reverse();
         if probe > 0 && matches!(holder(tables, packet, finished), Some(Holder::Busy)) {

@@ -282,23 +282,6 @@ kernel_test! {
         });
     }
 
-    fn finished_flows_yield_their_ports_after_a_while(rig) {
-        everywhere(rig, |rig, mode, family, _| {
-            rig.refresh_after(u32::MAX);
-            let flows: Vec<Flow> = (0..SNAT_COUNT).map(|at| Flow::open(rig, mode, family, Place::Snat, 40_000 + at)).collect();
-            for flow in &flows {
-                flow.up(rig, "FIN", flow.request(FIN | ACK, 1, 1), Reason::ForwardFlow);
-                flow.down(rig, "FIN", flow.reply(FIN | ACK, 1, 2), Reason::ForwardFlow);
-            }
-            let late = Flow { client: (family.client(), 50_000), ..flows[0] };
-            let reset = reset_of(&late.request(SYN, 9, 0), RST | ACK, 0, 10);
-            late.refused(rig, "a SYN at once", late.request(SYN, 9, 0), reset, Reason::RejectPorts);
-            rig.refresh_after(0);
-            Flow::syn(rig, mode, family, Place::Snat, 50_000);
-            assert_eq!(rig.entries(family), (2 * usize::from(SNAT_COUNT) - 2, 2), "one finished flow made way");
-        });
-    }
-
     fn what_became_of_a_flow_whose_backend_is_gone(rig) {
         everywhere(rig, |rig, mode, family, place| {
             let flow = Flow::open(rig, mode, family, place, 40_000);
