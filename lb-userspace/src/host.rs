@@ -1,6 +1,10 @@
 //! What this host looks like: addresses of interfaces, ways to endpoints, and the few kernel switches the data path needs.
 //! Reads and sets, decides only between snat and dnat.
 
+mod local;
+
+pub use local::deliver_nothing;
+
 use crate::compile::{Host, Path};
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use lb_common::table::Forwarding;

@@ -11,6 +11,7 @@ pub mod image;
 pub mod model;
 pub mod observe;
 pub mod plan;
+pub mod process;
 pub mod proxy;
 pub mod router;
 pub mod slots;

@@ -5,6 +5,7 @@ pub mod detach;
 pub mod explain;
 pub mod flows;
 pub mod plan;
+mod proxy;
 pub mod run;
 pub mod status;
 
@@ -31,6 +32,8 @@ enum Command {
     Status(status::Args),
     Flows(flows::Args),
     Detach(detach::Args),
+    #[command(hide = true)]
+    Proxy(proxy::Args),
 }
 
 /// Exit statuses all commands share (0 fine, 1 the thing asked about is wrong).
@@ -47,5 +50,6 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Flows(args) => flows::run(&args),
         Command::Detach(args) => detach::run(&args),
+        Command::Proxy(args) => proxy::run(&args),
     }
 }

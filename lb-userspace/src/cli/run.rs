@@ -149,7 +149,7 @@ enum RemovedArg {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
+pub(super) enum LogFormat {
     Text,
     Json,
 }
@@ -237,7 +237,7 @@ fn status(error: &AgentError) -> u8 {
 }
 
 /// Logs go to stderr; RUST_LOG overrides the level.
-fn log(format: LogFormat) {
+pub(super) fn log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let colour = std::env::var_os("NO_COLOR").is_none() && std::io::IsTerminal::is_terminal(&std::io::stderr());
     let builder = tracing_subscriber::fmt()

@@ -16,7 +16,7 @@ use lb_common::{
     flow::{Tuple, V4, V6},
     table::{
         Backend, BackendStats, FILTER_WORDS, FlowEntry, PORT_WORDS, PendingEntry, PortUse, Region, Settings, VipKey,
-        rule, subset,
+        rule, socket, subset,
     },
     verdict::Reason,
 };
@@ -143,6 +143,8 @@ pub enum Meta {
     Revision = 2,
     /// 1 where the agent turned forwarding on for the loopback interface: bit 0 IPv4, bit 1 IPv6.
     Forwarding = 3,
+    /// Workers of the proxy; 0: nothing is steered.
+    Workers = socket::WORKERS,
 }
 
 impl KernelMaps {

@@ -89,6 +89,8 @@ pub enum LoadError {
     Ebpf(#[from] EbpfError),
     #[error("the kernel refused program {name}: {source}")]
     Program { name: &'static str, source: Box<ProgramError> },
+    #[error("cannot steer connections to the proxy: {source}")]
+    Steering { source: io::Error },
     #[error("the object holds no {0}")]
     Missing(&'static str),
     #[error("interface {0} does not exist")]
@@ -102,9 +104,9 @@ pub enum LoadError {
 }
 
 /// Maps that are pinned besides the sized ones.
-const OTHER_MAPS: [&str; 11] = [
-    "SETTINGS", "META", "COUNTERS", "CLOCK", "SCRATCH4", "SCRATCH6", "SUMMING", "PIECE", "ANSWERS", "SLOW_XDP",
-    "SLOW_TC",
+const OTHER_MAPS: [&str; 12] = [
+    "SOCKETS", "SETTINGS", "META", "COUNTERS", "CLOCK", "SCRATCH4", "SCRATCH6", "SUMMING", "PIECE", "ANSWERS",
+    "SLOW_XDP", "SLOW_TC",
 ];
 
 /// The program behind those of XDP, and the kind of its links.
@@ -128,8 +130,8 @@ enum HoldError {
 
 /// Loaded programs. Dropping it detaches nothing: links are pinned.
 pub struct Loaded {
-    ebpf: Ebpf,
-    pins: Pins,
+    pub(super) ebpf: Ebpf,
+    pub(super) pins: Pins,
 }
 
 /// An interface with one of our programs on it.

@@ -7,6 +7,7 @@ pub mod memory;
 pub mod pins;
 pub mod probe;
 pub mod space;
+pub mod steer;
 
 use crate::{
     image::Image,

@@ -4,7 +4,7 @@ use super::Finding;
 use super::code::{Source, line_of, words};
 
 /// Rooms of lb-userspace and what each may import besides itself. `None`: everything.
-const ROOMS: [(&str, Option<&[&str]>); 17] = [
+const ROOMS: [(&str, Option<&[&str]>); 18] = [
     ("finding", Some(&[])),
     ("spec", Some(&["finding"])),
     ("model", Some(&["spec", "finding", "snapshot", "router"])),
@@ -23,6 +23,7 @@ const ROOMS: [(&str, Option<&[&str]>); 17] = [
     ("source", Some(&["spec"])),
     ("proxy", Some(&["snapshot", "router"])),
     ("observe", Some(&["image", "model", "slots", "dataplane", "finding"])),
+    ("process", Some(&["proxy", "snapshot"])),
     ("agent", None),
     ("cli", None),
 ];
