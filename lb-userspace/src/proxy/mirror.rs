@@ -41,7 +41,7 @@ pub(super) fn send(
         if let Some(cluster) = revision.cluster(&client.shared, &mirror.cluster) {
             let mut parts = parts.clone();
             parts.headers.remove(header::EXPECT);
-            let body = source.map_or(Upload::Empty, |source| Upload::copy_of(source));
+            let body = source.map_or(Upload::Empty, Upload::copy_of);
             spawn_local(copy(client.clone(), cluster, parts, target.clone(), shadow.clone(), body));
         }
     }

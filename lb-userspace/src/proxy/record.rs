@@ -126,7 +126,7 @@ impl Record {
         let series = under.map_or(own, |under| under.cluster.series());
         let destination = || under.map(|under| under.cluster.policy().name.clone()).or(self.destination.clone());
         let find = || shared.statistics.series(key.labels(destination()));
-        let series = if under.is_none() && self.destination.is_some() { find().into() } else { series.get(key, find) };
+        let series = if under.is_none() && self.destination.is_some() { find() } else { series.get(key, find) };
         series.add(self.begin.elapsed(), self.received.get(), self.sent);
         if let Some(details) = &self.details {
             self.write(details, under);

@@ -172,7 +172,7 @@ impl Body for Upload {
     fn size_hint(&self) -> SizeHint {
         match self {
             Upload::Empty => SizeHint::with_exact(0),
-            Upload::Copy { size, .. } => size.clone(),
+            Upload::Copy { size, .. } => *size,
             // Of what is not kept; a try that begins anew has read nothing of its own.
             Upload::Body { source, at } => {
                 let kept: u64 = source.kept.borrow().data.iter().skip(*at).map(|data| data.len() as u64).sum();
