@@ -109,7 +109,7 @@ fn shared(new: Model, old: &Model) -> Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_kept_compiler_gives_what_a_blank_one_gives(cases in proptest::collection::vec((case(), any::<[bool; 4]>()), 1..8)) {

@@ -9,4 +9,5 @@ pub mod packets;
 pub mod production;
 pub mod programs;
 pub mod report;
+pub mod scale;
 pub mod veth;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
-use meltemi_tests::bench::{control, endtoend, idle, inside, packets, veth};
+use meltemi_tests::bench::{control, endtoend, idle, inside, packets, scale, veth};
 use meltemi_tests::world::{BACK_SIDE, Options, World};
 
 /// Measures the data plane and the agent. A target is a ratio to a baseline of the same run wherever it can be one; a
@@ -44,6 +44,8 @@ enum Name {
     EndToEnd,
     /// Time from a parsed model to its being in force
     Control,
+    /// Time from files to tables, with up to 100,000 endpoints
+    Scale,
     /// CPU and memory of an agent that has nothing to do
     Idle,
 }
@@ -110,6 +112,7 @@ fn run(cli: Cli) -> Result<()> {
             Name::Veth => veth::run(cli.rounds)?,
             Name::EndToEnd => endtoend::run(cli.rounds, cli.seconds, &cli.load)?,
             Name::Control => control::run()?,
+            Name::Scale => scale::run(&[100, 1_000, 10_000, 100_000])?,
             Name::Idle => idle::run(Duration::from_secs(20))?,
         }
     }
