@@ -175,6 +175,7 @@ struct Agent {
     options: Options,
     pins: Pins,
     network: Network,
+    reader: file::Reader,
     store: Store,
     compiler: Compiler,
     ids: Ids,
@@ -231,6 +232,7 @@ impl Agent {
             options,
             pins,
             network,
+            reader: file::Reader::default(),
             store: Store::default(),
             compiler: Compiler::default(),
             ids,
@@ -244,7 +246,7 @@ impl Agent {
                 .await
                 .map_err(|source| AgentError::Admin { address, source })?;
         }
-        let files = file::load(&agent.options.config);
+        let files = agent.reader.load(&agent.options.config);
         if let Some(unreadable) = files.unreadable.first() {
             return Err(AgentError::Unreadable(unreadable.to_string()));
         }
@@ -275,7 +277,7 @@ impl Agent {
     /// A change of the files. Whatever goes wrong, what is in force stays in force.
     async fn reload(&mut self) {
         let start = Instant::now();
-        let files = file::load(&self.options.config);
+        let files = self.reader.load(&self.options.config);
         for unreadable in &files.unreadable {
             tracing::warn!("{unreadable}; its last good content stays in force");
         }

@@ -12,6 +12,7 @@ pub mod value;
 mod foreign;
 mod node;
 mod object;
+mod parallel;
 mod read;
 mod scalar;
 mod store;
@@ -25,5 +26,6 @@ mod tests;
 
 pub use node::{Position, Positions, push_field};
 pub use object::{Created, Key, Kind, Manifest, Object, ObjectName, Origin, Specs};
+pub use parallel::read_all;
 pub use read::{FileSpecs, Item, Outcome, read, refused};
 pub use store::Store;

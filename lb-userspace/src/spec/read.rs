@@ -32,6 +32,18 @@ pub struct FileSpecs {
     pub findings: Vec<Finding>,
 }
 
+impl FileSpecs {
+    /// Adds what comes after in the same file.
+    pub(super) fn append(&mut self, mut rest: FileSpecs) {
+        self.items.append(&mut rest.items);
+        self.incomplete |= rest.incomplete;
+        for (kind, count) in rest.kinds {
+            *self.kinds.entry(kind).or_default() += count;
+        }
+        self.findings.append(&mut rest.findings);
+    }
+}
+
 /// One object of a kind that Meltemi reads.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {
@@ -49,8 +61,13 @@ pub enum Outcome {
 
 /// Reads a file's text. Never fails: what cannot be read becomes a finding.
 pub fn read(file: &Arc<str>, text: &str) -> FileSpecs {
+    read_documents(file, &yaml::chunks(text))
+}
+
+/// Reads some of a file's documents, each with its first line's number less one.
+pub(super) fn read_documents(file: &Arc<str>, chunks: &[(u32, &str)]) -> FileSpecs {
     let mut reader = Reader { specs: unreadable(file) };
-    yaml::documents(text, |document| match document {
+    yaml::documents(chunks, |document| match document {
         Ok(node) => reader.document(node),
         Err(error) => {
             reader.specs.incomplete = true;
@@ -63,7 +80,7 @@ pub fn read(file: &Arc<str>, text: &str) -> FileSpecs {
 }
 
 /// A file of which nothing is known, to which findings are added.
-fn unreadable(file: &Arc<str>) -> FileSpecs {
+pub(super) fn unreadable(file: &Arc<str>) -> FileSpecs {
     FileSpecs { file: file.clone(), items: vec![], incomplete: false, kinds: BTreeMap::new(), findings: vec![] }
 }
 

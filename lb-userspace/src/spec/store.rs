@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     object::{Key, Manifest, Specs},
-    read::{FileSpecs, Outcome},
+    read::{FileSpecs, Item, Outcome},
 };
 use crate::finding::{Finding, Severity, code};
 
@@ -25,14 +25,64 @@ struct Held {
 #[derive(Clone, Debug, Default)]
 pub struct Store {
     held: BTreeMap<Key, Held>,
+    /// The files of the last load, if `held` is exactly what they say.
+    files: Option<Vec<Arc<FileSpecs>>>,
 }
 
 impl Store {
-    /// Takes a new load in, and gives back the findings of the load and of objects that stand twice in it.
+    /// Takes a new load in, and gives back the findings of the load and of objects that stand twice in it. An object that
+    /// says what it said before is the one it was before.
     ///
     /// `unreadable` names files, or directories with their files, that exist but could not be read this time.
-    pub fn merge(&mut self, files: &[FileSpecs], unreadable: &[Arc<str>]) -> Vec<Finding> {
+    pub fn merge<F: Clone + Into<Arc<FileSpecs>>>(&mut self, files: &[F], unreadable: &[Arc<str>]) -> Vec<Finding> {
+        let files: Vec<Arc<FileSpecs>> = files.iter().cloned().map(Into::into).collect();
         let mut findings: Vec<Finding> = files.iter().flat_map(|file| file.findings.clone()).collect();
+        let plain = unreadable.is_empty() && files.iter().all(|file| is_plain(file));
+        let former = self.files.take().filter(|_| plain);
+        if former.is_some_and(|former| self.exchange(&former, &files)) {
+            self.files = Some(files);
+            return findings;
+        }
+        let twice = self.rebuild(&files, unreadable);
+        if plain && twice.is_empty() {
+            self.files = Some(files);
+        }
+        findings.extend(twice);
+        findings
+    }
+
+    /// Takes over only the files that changed. False: some object stands in two of them, and nothing can be said file by
+    /// file; then `held` must be built anew.
+    fn exchange(&mut self, former: &[Arc<FileSpecs>], files: &[Arc<FileSpecs>]) -> bool {
+        let names = |files: &[Arc<FileSpecs>]| files.iter().map(|file| file.file.clone()).collect::<Vec<_>>();
+        if names(former) != names(files) {
+            return false;
+        }
+        for (old, new) in former.iter().zip(files).filter(|(old, new)| !Arc::ptr_eq(old, new)) {
+            let kept: BTreeSet<&Key> = new.items.iter().map(|item| &item.key).collect();
+            if kept.len() < new.items.len() {
+                return false;
+            }
+            for item in old.items.iter().filter(|item| !kept.contains(&item.key)) {
+                self.held.remove(&item.key);
+            }
+            for (key, manifest) in new.items.iter().filter_map(valid) {
+                match self.held.get(key) {
+                    Some(held) if held.file != new.file => return false,
+                    Some(held) if held.manifest == *manifest => {}
+                    _ => {
+                        let held = Held { file: new.file.clone(), manifest: manifest.clone() };
+                        self.held.insert(key.clone(), held);
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// Builds `held` anew, with the last good version of what is broken or hidden.
+    fn rebuild(&mut self, files: &[Arc<FileSpecs>], unreadable: &[Arc<str>]) -> Vec<Finding> {
+        let mut findings = Vec::new();
         let mut next: BTreeMap<Key, Held> = BTreeMap::new();
         let mut rejected = BTreeSet::new();
         for file in files {
@@ -42,7 +92,9 @@ impl Store {
                         rejected.insert(item.key.clone());
                     }
                     Outcome::Valid(manifest) => {
-                        let held = Held { file: file.file.clone(), manifest: manifest.clone() };
+                        let former = self.held.get(&item.key).map(|held| &held.manifest);
+                        let manifest = former.filter(|former| *former == manifest).unwrap_or(manifest).clone();
+                        let held = Held { file: file.file.clone(), manifest };
                         if let Some(earlier) = next.insert(item.key.clone(), held) {
                             findings.push(defined_twice(file, item, &earlier));
                         }
@@ -67,11 +119,23 @@ impl Store {
     }
 }
 
+/// Whether a file is whole and has no broken object in it.
+fn is_plain(file: &FileSpecs) -> bool {
+    !file.incomplete && file.items.iter().all(|item| valid(item).is_some())
+}
+
+fn valid(item: &Item) -> Option<(&Key, &Manifest)> {
+    match &item.outcome {
+        Outcome::Valid(manifest) => Some((&item.key, manifest)),
+        Outcome::Rejected => None,
+    }
+}
+
 fn is_under(file: &str, path: &str) -> bool {
     file.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || path.ends_with('/'))
 }
 
-fn defined_twice(file: &FileSpecs, item: &super::read::Item, earlier: &Held) -> Finding {
+fn defined_twice(file: &FileSpecs, item: &Item, earlier: &Held) -> Finding {
     Finding {
         severity: Severity::Warning,
         code: code::DEFINED_TWICE,

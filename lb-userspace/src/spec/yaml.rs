@@ -24,20 +24,22 @@ pub struct SyntaxError {
     pub message: String,
 }
 
-/// Hands out the documents of `text`, in order, without empty ones, one at a time so that a large file's are never all
+/// Hands out the documents of a file's text, in order, without empty ones, one at a time so that a large file's are never all
 /// held at once.
 ///
 /// A document ends at `---` at the start of a line whatever came before it, so one broken document costs only itself.
-pub fn documents(text: &str, mut out: impl FnMut(Result<Node, SyntaxError>)) {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+///
+/// `chunks` are those of the file, or some of them.
+pub fn documents(chunks: &[(u32, &str)], mut out: impl FnMut(Result<Node, SyntaxError>)) {
     let mut budget = MAX_EXPANSION;
-    for (first_line, chunk) in chunks(text) {
-        read_chunk(chunk, first_line, &mut budget, &mut out);
+    for (first_line, chunk) in chunks {
+        read_chunk(chunk, *first_line, &mut budget, &mut out);
     }
 }
 
 /// `text` cut before every `---` line, each piece with its first line's number less one.
-fn chunks(text: &str) -> Vec<(u32, &str)> {
+pub fn chunks(text: &str) -> Vec<(u32, &str)> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut out = Vec::new();
     let (mut start, mut start_line, mut at) = (0, 0, 0);
     for (line, content) in (0u32..).zip(text.split_inclusive('\n')) {

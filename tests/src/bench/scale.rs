@@ -126,6 +126,7 @@ spec:
 /// The agent's control side, without its kernel.
 #[derive(Default)]
 struct Control {
+    reader: file::Reader,
     store: Store,
     identity: Identity,
     compiler: Compiler,
@@ -144,7 +145,7 @@ impl Control {
             last = now;
             took
         };
-        let loaded = file::load(&[directory]);
+        let loaded = self.reader.load(&[directory]);
         let read = lap();
         self.store.merge(&loaded.files, &[]);
         let specs = self.store.specs();
