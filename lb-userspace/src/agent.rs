@@ -2,7 +2,7 @@
 
 use crate::{
     compile::{
-        self, Compiler,
+        self, Compiler, Host,
         ids::{Backends, Ids, Pool},
     },
     dataplane::{
@@ -15,7 +15,7 @@ use crate::{
     finding::{Finding, Severity},
     host::{self, Change, Choice, HostError, Link, Nature, Network, News},
     image::{Image, RuleTable, Sorted, SubsetTable},
-    model::{self, Identity, Model},
+    model::{Extent, Identity, Model, Parser},
     observe::{
         admin,
         shared::{Settled, Shared, State},
@@ -104,11 +104,15 @@ pub enum AgentError {
 }
 
 /// Changes closer together than this make one revision.
-const DEBOUNCE: Duration = Duration::from_millis(50);
+const DEBOUNCE: Duration = Duration::from_millis(10);
 /// Time between two looks at the flow table.
 const UPKEEP: Duration = Duration::from_secs(5);
+/// Time between two looks at the host where there is no news of it.
+const SURVEY: Duration = Duration::from_secs(60);
 /// Upkeep takes at most one part in this of the agent's time, however large the tables are.
 const UPKEEP_SHARE: u32 = 50;
+/// Time without a change of files after which everything is parsed, where only a part was.
+const WHOLE: Duration = Duration::from_secs(2);
 
 /// Time between two looks at whether the host answers route lookups. Who sets `net.ipv6.conf.all.forwarding` sets it for the
 /// loopback interface too, and new flows find no way until that is undone.
@@ -135,7 +139,10 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
     let mut news = News::open()?;
-    let mut next = tokio::time::Instant::now() + UPKEEP;
+    let mut sweep = tokio::time::Instant::now() + UPKEEP;
+    let mut survey = tokio::time::Instant::now() + SURVEY;
+    // News in a stream do not make one survey after another.
+    let mut earliest = tokio::time::Instant::now();
     let mut lookups = tokio::time::interval(LOOKUPS);
     loop {
         tokio::select! {
@@ -145,14 +152,21 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
             Some(change) = news.next() => match change {
                 // Without forwarding the host asks for nobody's link address, and packets would be lost until somebody does.
                 Change::Forgotten { ifindex, neighbour } => agent.network.meet(ifindex, neighbour).await,
-                Change::Up { .. } => next = next.min(tokio::time::Instant::now() + SETTLE),
+                Change::Moved => survey = survey.min(earliest.max(tokio::time::Instant::now() + SETTLE)),
             },
             _ = lookups.tick() => agent.keep_lookups(),
-            _ = tokio::time::sleep_until(next) => {
+            _ = tokio::time::sleep_until(sweep) => {
                 let start = tokio::time::Instant::now();
-                agent.upkeep().await;
-                next = tokio::time::Instant::now() + UPKEEP.max(start.elapsed() * UPKEEP_SHARE);
+                agent.sweep();
+                sweep = tokio::time::Instant::now() + UPKEEP.max(start.elapsed() * UPKEEP_SHARE);
             }
+            _ = tokio::time::sleep_until(survey) => {
+                let start = tokio::time::Instant::now();
+                agent.survey().await;
+                earliest = tokio::time::Instant::now() + start.elapsed() * UPKEEP_SHARE;
+                survey = earliest.max(start + SURVEY);
+            }
+            _ = tokio::time::sleep_until(agent.whole.unwrap_or(survey)), if agent.whole.is_some() => agent.whole().await,
         }
     }
     agent.stop();
@@ -171,6 +185,15 @@ fn follow(watch: &Watch, sender: &mpsc::Sender<()>) {
     }
 }
 
+/// What is asked of the host for a new revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ways {
+    /// The ways to endpoints that were not there before.
+    Known,
+    /// Everything: there is news, or it was long ago.
+    Anew,
+}
+
 struct Agent {
     options: Options,
     pins: Pins,
@@ -181,6 +204,13 @@ struct Agent {
     ids: Ids,
     loaded: Loaded,
     shared: Shared,
+    parser: Parser,
+    /// Of the last merge.
+    findings: Vec<Finding>,
+    /// When everything is to be parsed, after only a part was.
+    whole: Option<tokio::time::Instant>,
+    /// As the last look at it found it; paths of endpoints that are not configured any more may be in it.
+    host: Arc<Host>,
     /// Endpoints without a route, which were reported.
     unreachable: BTreeSet<IpAddr>,
     /// Held for the agent's life.
@@ -228,6 +258,7 @@ impl Agent {
         };
         let state = State::new(maps, image, revision, settled);
         let shared: Shared = Arc::new(Mutex::new(state));
+        let parser = Parser::new(options.identity.clone());
         let mut agent = Self {
             options,
             pins,
@@ -238,6 +269,10 @@ impl Agent {
             ids,
             loaded,
             shared,
+            parser,
+            findings: Vec::new(),
+            whole: None,
+            host: Arc::default(),
             unreachable: BTreeSet::new(),
             _lock: lock,
         };
@@ -303,27 +338,61 @@ impl Agent {
 
     /// Parses, compiles and applies. `Ok` holds the number of writes.
     async fn take(&mut self, files: &file::Loaded) -> Result<usize, AgentError> {
-        let mut findings = self.store.merge(&files.files, &files.out_of_reach());
-        let (model, more) = model::parse(&self.store.specs(), &self.options.identity);
-        findings.extend(more);
-        self.report(&findings);
-        self.put(Arc::new(model)).await
+        self.findings = self.store.merge(&files.files, &files.out_of_reach());
+        let parsed = self.parser.parse(&self.store);
+        self.whole = (parsed.extent == Extent::Part).then(|| tokio::time::Instant::now() + WHOLE);
+        let result = self.put(parsed.model, Ways::Known).await;
+        self.report();
+        result
+    }
+
+    /// Parses everything where only a part was.
+    async fn whole(&mut self) {
+        self.whole = None;
+        let start = Instant::now();
+        let model = self.parser.whole(&self.store);
+        let result = self.put(model, Ways::Known).await;
+        self.report();
+        self.announce(start, result);
+    }
+
+    /// What this host looks like to `model`.
+    async fn look(&mut self, model: &Model, ways: Ways) -> Result<Arc<Host>, AgentError> {
+        let former = self.state(|state| state.model.clone());
+        let asked = match ways {
+            Ways::Anew => compile::endpoint_addresses(model),
+            Ways::Known => compile::new_endpoints(&former, model),
+        };
+        let known = |endpoint: &IpAddr| self.host.paths.contains_key(endpoint) || self.unreachable.contains(endpoint);
+        if ways == Ways::Known && self.host != Arc::default() && asked.iter().all(known) {
+            return Ok(self.host.clone());
+        }
+        let Options { interfaces, vips, forwarding, .. } = &self.options;
+        let mut host = self.network.survey(interfaces, vips, &asked, *forwarding).await?;
+        let mut lost: BTreeSet<IpAddr> =
+            asked.into_iter().filter(|endpoint| !host.paths.contains_key(endpoint)).collect();
+        for endpoint in lost.difference(&self.unreachable) {
+            tracing::warn!("no route to endpoint {endpoint}, or it is this host itself: it is left out");
+        }
+        if ways == Ways::Known {
+            for (endpoint, path) in &self.host.paths {
+                if !lost.contains(endpoint) {
+                    host.paths.entry(*endpoint).or_insert(*path);
+                }
+            }
+            lost.extend(self.unreachable.iter().filter(|endpoint| !host.paths.contains_key(endpoint)));
+        }
+        self.unreachable = lost;
+        if *self.host != host {
+            self.host = Arc::new(host);
+        }
+        Ok(self.host.clone())
     }
 
     /// Makes `model` the one in force.
-    async fn put(&mut self, model: Arc<Model>) -> Result<usize, AgentError> {
-        let endpoints = compile::endpoint_addresses(&model);
-        let host = self
-            .network
-            .survey(&self.options.interfaces, &self.options.vips, &endpoints, self.options.forwarding)
-            .await?;
-        let unreachable: BTreeSet<IpAddr> =
-            endpoints.into_iter().filter(|endpoint| !host.paths.contains_key(endpoint)).collect();
-        for endpoint in unreachable.difference(&self.unreachable) {
-            tracing::warn!("no route to endpoint {endpoint}, or it is this host itself: it is left out");
-        }
-        self.unreachable = unreachable;
-        let image = self.compiler.compile(&model, &Arc::new(host), &mut self.ids);
+    async fn put(&mut self, model: Arc<Model>, ways: Ways) -> Result<usize, AgentError> {
+        let host = self.look(&model, ways).await?;
+        let image = self.compiler.compile(&model, &host, &mut self.ids);
         let next_backend = self.ids.backends.next();
         let changed = self.state(|state| {
             let plan = diff(&state.image, &image);
@@ -334,22 +403,24 @@ impl Agent {
                 state.revision += 1;
                 state.maps.set_meta(Meta::Revision, state.revision)?;
             }
-            state.adopt(model, image)?;
+            state.adopt(model, image);
             Ok::<_, AgentError>(changed)
         })?;
         self.ids.settle();
         Ok(changed)
     }
 
-    fn report(&self, findings: &[Finding]) {
-        for finding in findings {
+    /// Shows the findings of the last merge and parsing.
+    fn report(&self) {
+        let findings: Vec<Finding> = self.findings.iter().chain(self.parser.findings()).cloned().collect();
+        for finding in &findings {
             match finding.severity {
                 Severity::Error => tracing::error!("{finding}"),
                 Severity::Warning => tracing::warn!("{finding}"),
                 Severity::Info => tracing::debug!("{finding}"),
             }
         }
-        self.state(|state| state.findings = findings.to_vec());
+        self.state(|state| state.findings = findings);
     }
 
     /// Has the host answer route lookups again where somebody turned that off.
@@ -367,19 +438,23 @@ impl Agent {
         }
     }
 
-    /// Removes flows that ended, follows changes of addresses and routes, and puts programs on interfaces that came back.
-    async fn upkeep(&mut self) {
+    /// Removes flows that ended.
+    fn sweep(&mut self) {
         let ticks = match self.loaded.clock() {
             Ok((_, ticks)) => ticks as u32,
             Err(error) => return tracing::warn!("cannot read the kernel's clock: {error}"),
         };
         let removed = self.options.removed;
-        let (model, result) = self.state(|state| (state.model.clone(), state.sweep(ticks, removed == Removed::Reset)));
-        if let Err(error) = result {
+        if let Err(error) = self.state(|state| state.sweep(ticks, removed == Removed::Reset)) {
             tracing::warn!("cannot sweep the flow table: {error}");
         }
+    }
+
+    /// Follows changes of addresses and routes, and puts programs on interfaces that came back.
+    async fn survey(&mut self) {
         let start = Instant::now();
-        let result = self.put(model).await;
+        let model = self.state(|state| state.model.clone());
+        let result = self.put(model, Ways::Anew).await;
         self.announce(start, result);
         for attachment in self.state(|state| state.settled.attachments.clone()) {
             if let Err(error) = self.loaded.attach(&attachment.interface, attachment.mode) {

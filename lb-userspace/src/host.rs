@@ -55,8 +55,8 @@ pub struct Network {
 pub enum Change {
     /// A link address was forgotten though its owner had not failed to answer: flushed, or its link was down.
     Forgotten { ifindex: u32, neighbour: IpAddr },
-    /// An interface came up, perhaps made anew.
-    Up { ifindex: u32 },
+    /// An interface came up, perhaps made anew; or an address or a route came or went.
+    Moved,
 }
 
 /// News of the host's interfaces.
@@ -67,7 +67,16 @@ pub struct News {
 impl News {
     /// Must be called inside a tokio runtime, which then serves the socket.
     pub fn open() -> Result<Self, HostError> {
-        let groups = [MulticastGroup::Neigh, MulticastGroup::Link];
+        let groups = [
+            MulticastGroup::Neigh,
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv4Rule,
+            MulticastGroup::Ipv6Rule,
+        ];
         let (connection, _, messages) = rtnetlink::new_multicast_connection(&groups).map_err(HostError::Socket)?;
         tokio::spawn(connection);
         Ok(Self { messages: Box::pin(messages.map(|(message, _)| message.payload)) })
@@ -79,9 +88,14 @@ impl News {
             let NetlinkPayload::InnerMessage(message) = self.messages.next().await? else { continue };
             let change = match message {
                 RouteNetlinkMessage::DelNeighbour(message) => forgotten(&message),
-                RouteNetlinkMessage::NewLink(message) if message.header.flags.contains(LinkFlags::LowerUp) => {
-                    Some(Change::Up { ifindex: message.header.index })
-                }
+                RouteNetlinkMessage::NewLink(message) if !message.header.flags.contains(LinkFlags::LowerUp) => None,
+                RouteNetlinkMessage::NewLink(_)
+                | RouteNetlinkMessage::NewAddress(_)
+                | RouteNetlinkMessage::DelAddress(_)
+                | RouteNetlinkMessage::NewRoute(_)
+                | RouteNetlinkMessage::DelRoute(_)
+                | RouteNetlinkMessage::NewRule(_)
+                | RouteNetlinkMessage::DelRule(_) => Some(Change::Moved),
                 _ => None,
             };
             if change.is_some() {

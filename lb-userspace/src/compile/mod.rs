@@ -52,6 +52,13 @@ pub fn endpoint_addresses(model: &Model) -> BTreeSet<IpAddr> {
     model.clusters.values().flat_map(|cluster| cluster.endpoints.iter().map(|endpoint| endpoint.address)).collect()
 }
 
+/// Addresses of endpoints in those clusters of `model` that `former` does not have as they are.
+pub fn new_endpoints(former: &Model, model: &Model) -> BTreeSet<IpAddr> {
+    let changed = differing(&former.clusters, &model.clusters, Arc::ptr_eq);
+    let clusters = changed.iter().filter_map(|name| model.clusters.get(name));
+    clusters.flat_map(|cluster| cluster.endpoints.iter().map(|endpoint| endpoint.address)).collect()
+}
+
 /// What one revision needs to know of the one before. Blank, it compiles everything.
 #[derive(Debug, Default)]
 pub struct Compiler {
@@ -92,8 +99,7 @@ impl Compiler {
 
     /// The clusters that are not what they were, or whose endpoints are reached in another way.
     fn changed(&self, model: &Model, host: &Arc<Host>) -> HashSet<ClusterName> {
-        let glance = |a: &Arc<Cluster>, b: &Arc<Cluster>| Arc::ptr_eq(a, b);
-        let mut changed = differing(&self.model.clusters, &model.clusters, glance);
+        let mut changed = differing(&self.model.clusters, &model.clusters, Arc::ptr_eq);
         if !Arc::ptr_eq(&self.host, host) {
             let paths: HashSet<IpAddr> = differing(&self.host.paths, &host.paths, |_, _| false);
             let moved = |cluster: &Cluster| cluster.endpoints.iter().any(|endpoint| paths.contains(&endpoint.address));

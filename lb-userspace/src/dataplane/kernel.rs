@@ -10,7 +10,7 @@ use crate::{
 };
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
 };
 use lb_common::{
     flow::{Tuple, V4, V6},
@@ -228,7 +228,7 @@ impl KernelMaps {
         }))
     }
 
-    /// New flows of a destination since the maps were created; zero where there are more destinations than counters.
+    /// New flows of a destination since its rule's shares last changed; zero where there are more destinations than counters.
     pub fn destination_flows(&self, stats: u32) -> Result<u64, MapsError> {
         if stats >= self.destination_stats.len() {
             return Ok(0);
@@ -288,11 +288,29 @@ impl KernelMaps {
         if id.0 >= limit {
             return Err(MapsError::Full { what: "rule", limit, option: "--max-rules" });
         }
+        let old = Region(self.rules.words()[id.0 as usize].load(Ordering::Acquire));
+        let before = &self.arena.words()[old.offset() as usize..][..old.words() as usize];
+        let before: Vec<u32> = before.iter().map(|word| word.load(Ordering::Relaxed)).collect();
         let region = self.write(words)?;
         // One store puts the table in force on every CPU; Release: its words are there before.
-        let old = self.rules.words()[id.0 as usize].swap(region.0, Ordering::AcqRel);
-        self.space.rest(Region(old));
+        self.rules.words()[id.0 as usize].store(region.0, Ordering::Release);
+        self.space.rest(old);
+        // Shares are counted from the last change of weights on, whichever agent made it.
+        if !encode::same_shares(&before, words) {
+            encode::statistics(words).try_for_each(|stats| self.forget_flows(stats))?;
+        }
         Ok(())
+    }
+
+    /// Counts a destination's flows from nothing.
+    fn forget_flows(&mut self, stats: u32) -> Result<(), MapsError> {
+        if stats >= self.destination_stats.len() {
+            return Ok(());
+        }
+        let error = |source| MapsError::Kernel { map: "DESTINATION_STATS", source };
+        let cpus = aya::util::nr_cpus().map_err(|(_, source)| error(MapError::IoError(source)))?;
+        let zero = PerCpuValues::try_from(vec![0; cpus]).map_err(|source| error(MapError::IoError(source)))?;
+        self.destination_stats.set(stats, zero, 0).map_err(error)
     }
 
     fn put_subset(&mut self, id: SubsetId, words: &[u32]) -> Result<(), MapsError> {

@@ -18,8 +18,10 @@ mod host;
 mod lint;
 mod mesh;
 mod parse;
+mod parser;
 mod policy;
 mod proxied;
+mod reach;
 mod registry;
 mod route;
 mod unsupported;
@@ -33,6 +35,7 @@ pub use crate::spec::{ObjectName, Origin};
 pub use candidates::{Candidate, Fate, candidates};
 pub use lint::{analyze, excuse};
 pub use parse::{Identity, Services, parse};
+pub use parser::{Extent, Parsed, Parser};
 
 use crate::snapshot::Chain;
 

@@ -14,7 +14,7 @@ use crate::spec::{
 };
 
 /// The label by which an EndpointSlice names its Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// A ready endpoint of one service port.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,16 +2,13 @@
 
 use super::flows::Sweep;
 use crate::{
-    dataplane::{MapsError, kernel::KernelMaps, load::Attachment, pins::Pins},
+    dataplane::{kernel::KernelMaps, load::Attachment, pins::Pins},
     finding::Finding,
-    image::{Image, StatsId},
+    image::Image,
     model::Model,
 };
 use lb_common::conntrack::Timeouts;
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 pub type Shared = Arc<Mutex<State>>;
 
@@ -35,8 +32,6 @@ pub struct State {
     pub stale: Option<String>,
     pub settled: Settled,
     pub findings: Vec<Finding>,
-    /// Flows of each destination at the moment its rule's weights last changed: shares are counted from there.
-    pub baselines: BTreeMap<StatsId, u64>,
     /// What the last look at the flow table found.
     pub sweep: Sweep,
 }
@@ -53,31 +48,14 @@ impl State {
             stale: None,
             settled,
             findings: Vec::new(),
-            baselines: BTreeMap::new(),
             sweep: Sweep::default(),
         }
     }
 
-    /// Records a revision that was just applied. Rules whose weights changed start counting anew.
-    pub fn adopt(&mut self, model: Arc<Model>, image: Image) -> Result<(), MapsError> {
-        for (id, rule) in &image.rules {
-            let weights = |rule: &crate::image::RuleTable| {
-                rule.destinations.iter().map(|one| (one.stats, one.weight)).collect::<Vec<_>>()
-            };
-            if self.image.rules.get(id).is_some_and(|before| weights(before) == weights(rule)) {
-                continue;
-            }
-            for destination in &rule.destinations {
-                let flows = self.maps.destination_flows(destination.stats.0)?;
-                self.baselines.insert(destination.stats, flows);
-            }
-        }
-        let known: std::collections::BTreeSet<StatsId> =
-            image.rules.values().flat_map(|rule| rule.destinations.iter().map(|one| one.stats)).collect();
-        self.baselines.retain(|stats, _| known.contains(stats));
+    /// Records a revision that was just applied.
+    pub fn adopt(&mut self, model: Arc<Model>, image: Image) {
         self.model = model;
         self.image = image;
         self.stale = None;
-        Ok(())
     }
 }

@@ -166,8 +166,7 @@ impl State {
 
     /// New flows of a destination since its rule's weights last changed.
     pub fn flows_since(&self, destination: &RuleDestination) -> Result<u64, MapsError> {
-        let flows = self.maps.destination_flows(destination.stats.0)?;
-        Ok(flows.saturating_sub(self.baselines.get(&destination.stats).copied().unwrap_or(0)))
+        self.maps.destination_flows(destination.stats.0)
     }
 
     fn backends(&self, destination: &RuleDestination) -> Result<Vec<BackendStatus>, MapsError> {

@@ -35,6 +35,27 @@ pub fn rule(table: &RuleTable) -> Vec<u32> {
     words
 }
 
+/// Whether two rules' tables give each destination the same slots, and count it in the same place.
+pub fn same_shares(one: &[u32], other: &[u32]) -> bool {
+    let table = |words: &[u32]| rule::DESTINATIONS + rule::DESTINATION_WORDS * (words[rule::SHAPE as usize] >> 8);
+    if one.len() != other.len() || one.len() <= rule::DESTINATIONS as usize {
+        return false;
+    }
+    let end = table(one) as usize;
+    let subset = |at: usize| {
+        (rule::DESTINATIONS as usize..end).contains(&at)
+            && (at - rule::DESTINATIONS as usize) % rule::DESTINATION_WORDS as usize == 0
+    };
+    (0..one.len()).all(|at| one[at] == other[at] || subset(at))
+}
+
+/// Positions of the statistics of a rule's destinations.
+pub fn statistics(words: &[u32]) -> impl Iterator<Item = u32> {
+    let first = (rule::DESTINATIONS + 1) as usize;
+    let count = (words[rule::SHAPE as usize] >> 8) as usize;
+    (0..count).map(move |position| words[first + position * rule::DESTINATION_WORDS as usize])
+}
+
 /// Words of a subset's table (`lb_common::table::subset`).
 pub fn subset(table: &SubsetTable) -> Vec<u32> {
     let members: Vec<maglev::Member> = table
@@ -109,5 +130,33 @@ impl Encode for V6 {
 
     fn decode(self) -> IpAddr {
         Ipv6Addr::from_bits(self.0.iter().fold(0u128, |bits, word| bits << 32 | word.get() as u128)).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{RuleDestination, StatsId, SubsetId};
+    use lb_common::flow::HashKey;
+
+    #[test]
+    fn shares_are_the_same_whatever_number_a_subset_has() {
+        let table = |weights: [u32; 2], subset: u32, stats: u32| {
+            let destination = |(name, weight): (&str, u32), at: u32| RuleDestination {
+                name: name.into(),
+                weight,
+                subset: Some(SubsetId(subset + at)),
+                stats: StatsId(stats + at),
+            };
+            let destinations = vec![destination(("v1", weights[0]), 0), destination(("v2", weights[1]), 1)];
+            rule(&RuleTable { name: "rule".into(), hash: HashKey::Flow, destinations })
+        };
+        let first = table([20, 80], 0, 5);
+        assert!(same_shares(&first, &table([20, 80], 7, 5)));
+        assert!(same_shares(&first, &table([1, 4], 0, 5)), "the same shares in other words");
+        assert!(!same_shares(&first, &table([30, 70], 0, 5)));
+        assert!(!same_shares(&first, &table([20, 80], 0, 6)), "counted elsewhere");
+        assert!(!same_shares(&[], &first));
+        assert!(statistics(&first).eq([5, 6]));
     }
 }

@@ -28,4 +28,4 @@ pub use node::{Position, Positions, push_field};
 pub use object::{Created, Key, Kind, Manifest, Object, ObjectName, Origin, Specs};
 pub use parallel::read_all;
 pub use read::{FileSpecs, Item, Outcome, read, refused};
-pub use store::Store;
+pub use store::{Change, Store};

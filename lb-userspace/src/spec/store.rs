@@ -27,6 +27,16 @@ pub struct Store {
     held: BTreeMap<Key, Held>,
     /// The files of the last load, if `held` is exactly what they say.
     files: Option<Vec<Arc<FileSpecs>>>,
+    /// What the last merge changed, where it went file by file.
+    changes: Option<Vec<Change>>,
+}
+
+/// An object that is there, or is not any more, or is not what it was.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub key: Key,
+    /// `None`: it is gone.
+    pub now: Option<Manifest>,
 }
 
 impl Store {
@@ -39,7 +49,8 @@ impl Store {
         let mut findings: Vec<Finding> = files.iter().flat_map(|file| file.findings.clone()).collect();
         let plain = unreadable.is_empty() && files.iter().all(|file| is_plain(file));
         let former = self.files.take().filter(|_| plain);
-        if former.is_some_and(|former| self.exchange(&former, &files)) {
+        self.changes = former.and_then(|former| self.exchange(&former, &files));
+        if self.changes.is_some() {
             self.files = Some(files);
             return findings;
         }
@@ -51,33 +62,36 @@ impl Store {
         findings
     }
 
-    /// Takes over only the files that changed. False: some object stands in two of them, and nothing can be said file by
+    /// Takes over only the files that changed. `None`: some object stands in two of them, and nothing can be said file by
     /// file; then `held` must be built anew.
-    fn exchange(&mut self, former: &[Arc<FileSpecs>], files: &[Arc<FileSpecs>]) -> bool {
+    fn exchange(&mut self, former: &[Arc<FileSpecs>], files: &[Arc<FileSpecs>]) -> Option<Vec<Change>> {
         let names = |files: &[Arc<FileSpecs>]| files.iter().map(|file| file.file.clone()).collect::<Vec<_>>();
+        let mut changes = Vec::new();
         if names(former) != names(files) {
-            return false;
+            return None;
         }
         for (old, new) in former.iter().zip(files).filter(|(old, new)| !Arc::ptr_eq(old, new)) {
             let kept: BTreeSet<&Key> = new.items.iter().map(|item| &item.key).collect();
             if kept.len() < new.items.len() {
-                return false;
+                return None;
             }
             for item in old.items.iter().filter(|item| !kept.contains(&item.key)) {
                 self.held.remove(&item.key);
+                changes.push(Change { key: item.key.clone(), now: None });
             }
             for (key, manifest) in new.items.iter().filter_map(valid) {
                 match self.held.get(key) {
-                    Some(held) if held.file != new.file => return false,
+                    Some(held) if held.file != new.file => return None,
                     Some(held) if held.manifest == *manifest => {}
                     _ => {
                         let held = Held { file: new.file.clone(), manifest: manifest.clone() };
                         self.held.insert(key.clone(), held);
+                        changes.push(Change { key: key.clone(), now: Some(manifest.clone()) });
                     }
                 }
             }
         }
-        true
+        Some(changes)
     }
 
     /// Builds `held` anew, with the last good version of what is broken or hidden.
@@ -111,6 +125,25 @@ impl Store {
         }
         self.held = next;
         findings
+    }
+
+    /// What the last merge changed; `None` where that cannot be told.
+    pub fn changes(&self) -> Option<&[Change]> {
+        self.changes.as_deref()
+    }
+
+    /// The objects in force, by their order.
+    pub fn manifests(&self) -> impl Iterator<Item = (&Key, &Manifest)> {
+        self.held.iter().map(|(key, held)| (key, &held.manifest))
+    }
+
+    /// Number of objects in force.
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
     }
 
     /// The objects in force.

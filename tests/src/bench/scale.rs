@@ -12,7 +12,7 @@ use lb_common::table::Forwarding;
 use meltemi::compile::{self, Compiler, Host, ids::Ids};
 use meltemi::dataplane::{self, limits::Limits};
 use meltemi::image::Image;
-use meltemi::model::{self, Identity};
+use meltemi::model::{self, Identity, Parser};
 use meltemi::plan;
 use meltemi::source::file;
 use meltemi::spec::Store;
@@ -124,11 +124,10 @@ spec:
 }
 
 /// The agent's control side, without its kernel.
-#[derive(Default)]
 struct Control {
     reader: file::Reader,
     store: Store,
-    identity: Identity,
+    parser: Parser,
     compiler: Compiler,
     ids: Ids,
     host: Arc<Host>,
@@ -148,17 +147,16 @@ impl Control {
         let loaded = self.reader.load(&[directory]);
         let read = lap();
         self.store.merge(&loaded.files, &[]);
-        let specs = self.store.specs();
         let merged = lap();
-        let (model, findings) = model::parse(&specs, &self.identity);
+        let model = self.parser.parse(&self.store).model;
         let parsed = lap();
-        ensure!(findings.is_empty(), "unexpected: {}", findings[0]);
+        ensure!(self.parser.findings().is_empty(), "unexpected: {}", self.parser.findings()[0]);
         let host = host(&model);
         if *self.host != host {
             self.host = Arc::new(host);
         }
         lap();
-        let image = self.compiler.compile(&Arc::new(model), &self.host, &mut self.ids);
+        let image = self.compiler.compile(&model, &self.host, &mut self.ids);
         Ok(([read, merged, parsed, lap()], image))
     }
 }
@@ -177,7 +175,14 @@ pub fn run(endpoints: &[usize]) -> Result<()> {
     let mut report = Report::new("Files to tables: a VirtualService, a DestinationRule and 10 endpoints each");
     for services in endpoints.iter().map(|endpoints| endpoints / ENDPOINTS) {
         let files = Files::write(services)?;
-        let mut control = Control::default();
+        let mut control = Control {
+            reader: file::Reader::default(),
+            store: Store::default(),
+            parser: Parser::new(Identity::default()),
+            compiler: Compiler::default(),
+            ids: Ids::default(),
+            host: Arc::default(),
+        };
         let (stages, image) = control.read(&files.directory)?;
         let whole: f64 = stages.iter().sum();
         let row = format!("{services} services, cold: files to image");

@@ -33,7 +33,7 @@ fn texts(files: &[PathBuf]) -> BTreeMap<String, String> {
 fn loaded(texts: impl IntoIterator<Item = (String, String)>) -> (file::Loaded, Texts) {
     let (mut loaded, mut kept) = (file::Loaded::default(), Texts::default());
     for (name, text) in texts {
-        loaded.files.push(read(&name.as_str().into(), &text));
+        loaded.files.push(read(&name.as_str().into(), &text).into());
         kept.add(name.into(), text);
     }
     (loaded, kept)
@@ -197,6 +197,7 @@ mod properties {
         #[test]
         fn order_changes_nothing(shuffled in Just(documents()).prop_shuffle()) {
             let report = |files: Vec<FileSpecs>| {
+                let files = files.into_iter().map(Into::into).collect();
                 let loaded = file::Loaded { files, unreadable: vec![] };
                 // An object that stands twice is a matter of order.
                 let mut findings = Report::new(&loaded, &Identity::default()).findings;

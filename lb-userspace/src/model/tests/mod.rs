@@ -5,6 +5,7 @@ mod endpoints;
 mod gateways;
 mod mesh;
 mod mutations;
+mod parts;
 mod policies;
 
 use std::sync::Arc;

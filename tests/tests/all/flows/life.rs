@@ -32,12 +32,11 @@ fn under_traffic(stage: &mut Stage, story: impl FnOnce(&mut Stage, &mut dyn FnMu
     }
 }
 
-/// Flows that the kernel has counted for all backends.
-fn flows_of(stage: &Stage) -> u64 {
+/// Flows of each destination since the weights last changed.
+fn flows_of(stage: &Stage) -> Vec<u64> {
     let status = stage.agent.status().unwrap();
     let destinations = status["rules"][0]["destinations"].as_array().unwrap();
-    let backends = destinations.iter().flat_map(|one| one["backends"].as_array().unwrap());
-    backends.map(|one| one["flows"].as_u64().unwrap()).sum()
+    destinations.iter().map(|one| one["flows"].as_u64().unwrap()).collect()
 }
 
 fn killed(mode: Mode) {
@@ -53,7 +52,12 @@ fn killed(mode: Mode) {
         assert!(revision >= before, "revisions go on: {revision} after {before}");
         go_on();
         let after = flows_of(stage);
-        assert!(after >= counted + 400, "flows are counted on: {after} after {counted} and 400 more");
+        assert!(
+            after.iter().zip(&counted).all(|(after, before)| after > before),
+            "shares continue: {after:?} after {counted:?}"
+        );
+        let sum = |flows: &[u64]| flows.iter().sum::<u64>();
+        assert!(sum(&after) >= sum(&counted) + 400, "flows are counted on: {after:?} after {counted:?} and 400 more");
     });
     stage.assert_shares(listener(Family::V4), 300, &[("one", 20), ("two", 80)]);
 }
