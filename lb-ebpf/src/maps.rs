@@ -174,6 +174,12 @@ impl Kernel {
         Self { ctx: ctx.as_ptr(), ingress: ifindex(ctx) }
     }
 
+    /// For a socket lookup, which asks for no routes.
+    #[inline(always)]
+    pub fn lookup(ctx: &SkLookupContext) -> Self {
+        Self { ctx: ctx.as_ptr(), ingress: 0 }
+    }
+
     /// What the kernel's routing tables say, and its verdict.
     #[inline(always)]
     fn look_up<A: Maps>(&self, from: &A, to: &A) -> (FibLookup, u32) {
@@ -187,11 +193,6 @@ impl Kernel {
         // SAFETY: the helper reads and writes the struct it is given the size of.
         let result = unsafe { bpf_fib_lookup(self.ctx, ptr::from_mut(&mut lookup), size_of::<FibLookup>() as i32, 0) };
         (lookup, result as u32)
-    }
-
-    #[inline(always)]
-    pub fn lookup(ctx: &SkLookupContext) -> Self {
-        Self { ctx: ctx.as_ptr() }
     }
 }
 
