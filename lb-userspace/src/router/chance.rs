@@ -22,7 +22,7 @@ impl Fault {
 }
 
 /// The mirrors that get a copy: one draw for each, in their order.
-pub fn mirrors<'m>(all: &'m [Mirror], mut draw: impl FnMut() -> Draw) -> impl Iterator<Item = &'m Mirror> {
+pub fn mirrors(all: &[Mirror], mut draw: impl FnMut() -> Draw) -> impl Iterator<Item = &Mirror> {
     all.iter().filter(move |mirror| mirror.share.has(draw()))
 }
 

@@ -57,8 +57,11 @@ fn compile(pattern: &Arc<str>, text: &str) -> Result<Regex, BadPattern> {
 }
 
 fn hir(pattern: &Arc<str>) -> Result<Hir, BadPattern> {
-    let parse = |unicode| regex_syntax::ParserBuilder::new().utf8(false).unicode(unicode).build().parse(pattern);
-    parse(false).or_else(|_| parse(true)).map_err(|error| bad(pattern, &error.to_string()))
+    let parse = |unicode| {
+        let mut parser = regex_syntax::ParserBuilder::new().utf8(false).unicode(unicode).build();
+        parser.parse(pattern).map_err(|error| bad(pattern, &error.to_string()))
+    };
+    parse(false).or_else(|_| parse(true))
 }
 
 fn bad(pattern: &Arc<str>, reason: &str) -> BadPattern {

@@ -44,7 +44,7 @@ pub fn same_shares(one: &[u32], other: &[u32]) -> bool {
     let end = table(one) as usize;
     let subset = |at: usize| {
         (rule::DESTINATIONS as usize..end).contains(&at)
-            && (at - rule::DESTINATIONS as usize) % rule::DESTINATION_WORDS as usize == 0
+            && (at - rule::DESTINATIONS as usize).is_multiple_of(rule::DESTINATION_WORDS as usize)
     };
     (0..one.len()).all(|at| one[at] == other[at] || subset(at))
 }

@@ -185,7 +185,7 @@ fn exponential(hash: u64) -> u64 {
     let step = (mantissa >> (64 - STEPS)) as usize;
     let within = mantissa << STEPS >> (64 - FRACTION);
     let (low, high) = (LOGARITHMS[step] as u64, LOGARITHMS[step + 1] as u64);
-    let log = low + ((high - low) * within >> FRACTION);
+    let log = low + (((high - low) * within) >> FRACTION);
     ((zeros as u64 + 1) << FRACTION) - log
 }
 

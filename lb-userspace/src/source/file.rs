@@ -127,7 +127,7 @@ impl Reader {
     }
 
     /// Looks at a file and, where it may have changed, reads it.
-    fn open(&self, path: &Path, texts: &mut Vec<((Arc<str>, String), Option<Stamp>)>) -> io::Result<Found> {
+    fn open(&self, path: &Path, texts: &mut Vec<(Text, Option<Stamp>)>) -> io::Result<Found> {
         let now = SystemTime::now();
         let stamp = Stamp::of(&fs::metadata(path)?);
         if let Some(known) = self.known.get(path).filter(|known| known.stamp == stamp) {
@@ -143,6 +143,9 @@ impl Reader {
         }
     }
 }
+
+/// A file's name and content.
+type Text = (Arc<str>, String);
 
 /// By which a change of a file is known without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

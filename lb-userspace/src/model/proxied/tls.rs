@@ -36,8 +36,7 @@ pub fn sni_routes<'s>(
         {
             let narrower = |name: &String| {
                 let name = name.to_ascii_lowercase();
-                let name = hosts.iter().find_map(|own| host::narrower(own, &name).map(str::to_owned));
-                name
+                hosts.iter().find_map(|own| host::narrower(own, &name).map(str::to_owned))
             };
             let names: Vec<String> = sni.sni_hosts.iter().filter_map(narrower).collect();
             if !names.is_empty() {

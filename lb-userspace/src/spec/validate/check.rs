@@ -168,8 +168,8 @@ impl<'s> Check<'s> {
     pub fn labels(&mut self, path: &str, labels: &Labels) {
         for (key, value) in labels {
             let (prefix, name) = key.rsplit_once('/').unwrap_or(("", key));
-            let prefix_fits = !key.contains('/')
-                || (prefix.len() <= 253 && prefix.split('.').all(|label| hosts::is_label_text(label)));
+            let prefix_fits =
+                !key.contains('/') || (prefix.len() <= 253 && prefix.split('.').all(hosts::is_label_text));
             if !prefix_fits || !hosts::is_qualified(name) || name.len() > 63 {
                 let message = format!("`{key}` is not a label's name");
                 self.refuse(step(path, key), message, "Write it like app or example.com/app.");
