@@ -185,7 +185,9 @@ fn an_endpoint_that_breaks_off_leaves_no_whole_answer() {
     });
     let proxy = Proxy::new(|port| simple(port, peer.address));
     let answer = proxy.get("a.example", "/");
-    assert!(status(&answer) == 200 && !answer.ends_with("0\r\n\r\n"), "{answer}");
+    // Nothing at all where the break was seen before the head had left.
+    assert!(answer.is_empty() || status(&answer) == 200, "{answer}");
+    assert!(!answer.ends_with("0\r\n\r\n"), "{answer}");
 }
 
 #[test]
