@@ -11,6 +11,8 @@ pub mod written;
 mod moved;
 mod proxied;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     compile::{self, Host, ids::Ids},

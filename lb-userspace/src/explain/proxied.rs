@@ -120,6 +120,11 @@ impl<'r> Walk<'_, 'r> {
         }
         let name = sent.tls().flatten();
         let Some(chain) = door.chain(name) else {
+            // Only ports of TLS have no chain for clients without a name.
+            if sent.tls().is_none() {
+                let step = "the client speaks plain text, and this port TLS: closed";
+                return self.way.end(Verdict::Reject, reason::NOT_TLS, step);
+            }
             let name = name.map_or("a client without a server name".to_owned(), |name| format!("server name {name}"));
             for chain in chains.iter().take(NAMED) {
                 self.way.step(format!("chain refused: it is for {} ({})", chain.names.join(", "), chain.place));

@@ -209,7 +209,7 @@ fn fits(
     None
 }
 
-fn contains(subnet: &str, address: IpAddr) -> bool {
+pub(super) fn contains(subnet: &str, address: IpAddr) -> bool {
     match subnet.parse::<IpNet>() {
         Ok(net) => net.contains(&address),
         Err(_) => subnet.parse() == Ok(address),

@@ -6,8 +6,8 @@ use crate::{
     spec::{
         Object,
         istio::{
-            ClientTls, ClientTlsMode, ConnectionPool, DestinationRule, LoadBalancer, Resolution, SimpleBalancer,
-            TrafficPolicy,
+            ClientTls, ClientTlsMode, ConnectionPool, DestinationRule, Labels, LoadBalancer, Resolution,
+            SimpleBalancer, TrafficPolicy,
         },
     },
 };
@@ -99,37 +99,27 @@ fn virtual_service(service: &VirtualService, findings: &mut Vec<Finding>) {
             "Only `tcp` routes are carried out.",
         ));
     }
-    let for_gateways = service.spec.gateways.iter().any(|gateway| gateway != "mesh");
+    for (at, route) in service.spec.tls.iter().enumerate() {
+        for (index, item) in route.r#match.iter().enumerate() {
+            let of_mesh = OfMesh {
+                subnets: &item.destination_subnets,
+                labels: &item.source_labels,
+                namespace: item.source_namespace.as_deref(),
+            };
+            let path = format!("spec.tls[{at}].match[{index}]");
+            at_gateway(service, (&path, &item.gateways), &of_mesh, "`sniHosts`, `port`", findings);
+        }
+    }
     for (at, route) in service.spec.tcp.iter().enumerate() {
         for (index, item) in route.r#match.iter().enumerate() {
             let Some(item) = item else { continue };
-            let ignored = [
-                ("destinationSubnets", !item.destination_subnets.is_empty()),
-                ("sourceLabels", !item.source_labels.is_empty()),
-                ("sourceNamespace", item.source_namespace.as_deref().is_some_and(|text| !text.is_empty())),
-            ];
-            let at_gateway = match item.gateways.as_slice() {
-                [] => for_gateways,
-                gateways => gateways.iter().any(|gateway| gateway != "mesh"),
+            let of_mesh = OfMesh {
+                subnets: &item.destination_subnets,
+                labels: &item.source_labels,
+                namespace: item.source_namespace.as_deref(),
             };
             let path = format!("spec.tcp[{at}].match[{index}]");
-            for (field, _) in ignored.iter().filter(|(_, there)| *there && at_gateway) {
-                let message = format!(
-                    "{field} has no effect at a gateway, in Istio as here: only `port` and `gateways` are looked at"
-                );
-                let remedy = if binding::for_mesh(&service.spec) {
-                    "Set `gateways: [mesh]` in this match."
-                } else {
-                    "Remove it."
-                };
-                findings.push(service.finding(
-                    Severity::Warning,
-                    code::NO_EFFECT,
-                    format!("{path}.{field}"),
-                    message,
-                    remedy,
-                ));
-            }
+            at_gateway(service, (&path, &item.gateways), &of_mesh, "`port`", findings);
             if item.source_subnet.is_some() {
                 let message = "sourceSubnet has no effect, in Istio as here";
                 findings.push(service.finding(
@@ -141,6 +131,41 @@ fn virtual_service(service: &VirtualService, findings: &mut Vec<Finding>) {
                 ));
             }
         }
+    }
+}
+
+/// What of a tls or tcp match only the mesh looks at.
+struct OfMesh<'s> {
+    subnets: &'s [String],
+    labels: &'s Labels,
+    namespace: Option<&'s str>,
+}
+
+/// Reports these fields in a match that a gateway takes. `looked_at`: what a gateway does look at, besides `gateways`.
+fn at_gateway(
+    service: &VirtualService,
+    (path, gateways): (&str, &[String]),
+    of_mesh: &OfMesh<'_>,
+    looked_at: &str,
+    findings: &mut Vec<Finding>,
+) {
+    let gateways = if gateways.is_empty() { &service.spec.gateways } else { gateways };
+    if gateways.iter().all(|gateway| gateway == binding::MESH) {
+        return;
+    }
+    let fields = [
+        ("destinationSubnets", !of_mesh.subnets.is_empty()),
+        ("sourceLabels", !of_mesh.labels.is_empty()),
+        ("sourceNamespace", of_mesh.namespace.is_some_and(|text| !text.is_empty())),
+    ];
+    for (field, _) in fields.iter().filter(|(_, there)| *there) {
+        let message = format!(
+            "{field} has no effect at a gateway, in Istio as here: only {looked_at} and `gateways` are looked at"
+        );
+        let remedy =
+            if binding::for_mesh(&service.spec) { "Set `gateways: [mesh]` in this match." } else { "Remove it." };
+        let path = format!("{path}.{field}");
+        findings.push(service.finding(Severity::Warning, code::NO_EFFECT, path, message, remedy));
     }
 }
 

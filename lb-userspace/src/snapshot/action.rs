@@ -58,7 +58,7 @@ pub enum PathRewrite {
     Kept,
     /// `uri`: textually instead of the prefix that the route matched; of the whole path where it matched otherwise.
     Uri(Arc<str>),
-    /// `uriRegexRewrite`: every match is replaced; `\1` stands for the first group.
+    /// `uriRegexRewrite`, its expression as that of a [`StringMatch`]: every match is replaced; `\1` stands for the first group.
     Regex { pattern: Arc<str>, substitution: Arc<str> },
 }
 

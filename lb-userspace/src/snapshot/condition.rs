@@ -49,7 +49,7 @@ pub enum StringMatch {
     Exact(Arc<str>),
     /// Of the raw text: `/foo` fits `/foobar`.
     Prefix(Arc<str>),
-    /// RE2, and of the whole text.
+    /// Of the whole text: an expression of the `regex` crate, Unicode on, that means what Istio's RE2 says (`spec::re2`).
     Regex(Arc<str>),
 }
 

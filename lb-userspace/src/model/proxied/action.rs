@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::condition::text;
+use super::condition::{regex, text};
 use crate::{
     snapshot::{
         Abort, AuthorityRewrite, Cors, CorsCredentials, Fault, Fraction, HeaderAction, HeaderOperation, PathRewrite,
@@ -46,8 +46,8 @@ pub fn rewrite(written: Option<&istio::Rewrite>) -> Rewrite {
     };
     let path = match (&written.uri, &written.uri_regex_rewrite) {
         (Some(uri), _) => PathRewrite::Uri(uri.as_str().into()),
-        (None, Some(regex)) => {
-            PathRewrite::Regex { pattern: regex.r#match.as_str().into(), substitution: regex.rewrite.as_str().into() }
+        (None, Some(written)) => {
+            PathRewrite::Regex { pattern: regex(&written.r#match), substitution: written.rewrite.as_str().into() }
         }
         (None, None) => PathRewrite::Kept,
     };

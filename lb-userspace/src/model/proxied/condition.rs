@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     snapshot::{Case, Condition, HeaderCondition, StringMatch, UriMatch},
-    spec::{istio::HttpMatch, value::StringMatch as Written},
+    spec::{istio::HttpMatch, re2, value::StringMatch as Written},
 };
 
 /// Keys that have fields of their own; Istio takes them among the headers and ignores them.
@@ -54,8 +54,14 @@ pub fn text(written: &Written) -> Option<StringMatch> {
         Written::Present => return None,
         Written::Exact(text) => StringMatch::Exact(text.as_str().into()),
         Written::Prefix(text) => StringMatch::Prefix(text.as_str().into()),
-        Written::Regex(text) => StringMatch::Regex(text.as_str().into()),
+        Written::Regex(text) => StringMatch::Regex(regex(text)),
     })
+}
+
+/// An expression of RE2 as the router reads it. One that is none stays: admission has refused it, but for the `*` of
+/// `withoutHeaders`.
+pub fn regex(written: &str) -> Arc<str> {
+    re2::to_rust(written).map_or_else(|_| written.into(), Into::into)
 }
 
 /// Every expression of a condition.

@@ -1,17 +1,17 @@
 //! Routes by server name, and TLS settings of both sides.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use super::{hosts::mesh_owner, place, routes::Site, server::Server, tcp_route, texts, upstream::upstream_of, weight};
 use crate::{
+    finding::{Severity, code},
     model::{
         Destination,
         gateway::{bound, served},
-        host,
+        host, mesh,
         parse::{Context, Output},
         registry::{Port, Service},
         route::{self, Clusters, VirtualService},
-        workloads::matches,
     },
     snapshot::{
         Authorities, Certificate, Chain, ClientTls, ClientVerification, ClusterName, Content, Names, PeerCheck, Place,
@@ -31,9 +31,7 @@ pub fn sni_routes<'s>(
     for service in bound(context, output, server.gateway, server.index) {
         let hosts = served(context.identity, service, server.gateway, server.spec());
         let site = Site::Gateway(server.gateway.name(), port);
-        for (index, item, sni) in
-            items(service, site, |item| matches(&item.source_labels, &context.identity.gateway_labels))
-        {
+        for (index, item, sni) in items(service, site) {
             let narrower = |name: &String| {
                 let name = name.to_ascii_lowercase();
                 hosts.iter().find_map(|own| host::narrower(own, &name).map(str::to_owned))
@@ -47,18 +45,14 @@ pub fn sni_routes<'s>(
     found
 }
 
-/// Match items for a place, with the positions of their route and their own.
-fn items<'v>(
-    service: &'v VirtualService,
-    site: Site<'_>,
-    fits: impl Fn(&TlsMatch) -> bool,
-) -> Vec<(usize, usize, &'v TlsMatch)> {
+/// Match items for a place by port and gateways, with the positions of their route and their own.
+fn items<'v>(service: &'v VirtualService, site: Site<'_>) -> Vec<(usize, usize, &'v TlsMatch)> {
     let here = |item: &TlsMatch| {
         let gateway = match item.gateways.is_empty() {
             true => site.is_default_of(service),
             false => site.is_in(&item.gateways, service.namespace()),
         };
-        gateway && item.port.is_none_or(|port| port == 0 || port == u32::from(site.port())) && fits(item)
+        gateway && item.port.is_none_or(|port| port == 0 || port == u32::from(site.port()))
     };
     let routes = service.spec.tls.iter().enumerate();
     let all = routes.flat_map(|(at, route)| route.r#match.iter().enumerate().map(move |(item, sni)| (at, item, sni)));
@@ -117,9 +111,10 @@ pub fn mesh_chains<'s>(
     let Some(owner) = mesh_owner(context, service, with_tls) else {
         return chains;
     };
-    // Matches on the client are left out, never widened; `unsupported` says so.
-    let any_client = |item: &TlsMatch| item.source_labels.is_empty() && item.source_namespace.is_none();
-    for (index, item, sni) in items(owner, site, any_client) {
+    for (index, item, sni) in items(owner, site) {
+        if !is_for_all(output, service, owner, (index, item), sni) {
+            continue;
+        }
         let names = sni.sni_hosts.iter().map(|name| Arc::from(name.to_ascii_lowercase()));
         let names: Vec<Arc<str>> = names.filter(|name: &Arc<str>| seen.insert(name.clone())).collect();
         if !names.is_empty() {
@@ -140,6 +135,44 @@ pub fn mesh_chains<'s>(
         chains.push(chain(vec!["*".into()], tcp_route(context, source, &[own])));
     }
     chains
+}
+
+/// Whether a match of the mesh holds for every client and every address of a service. Where it holds for some of them only, it
+/// is left out, never widened.
+fn is_for_all(
+    output: &mut Output<'_>,
+    service: &Service,
+    owner: &VirtualService,
+    (index, item): (usize, usize),
+    sni: &TlsMatch,
+) -> bool {
+    let subnets = &sni.destination_subnets;
+    let is_inside = |address: &&IpAddr| subnets.iter().any(|subnet| mesh::contains(subnet, **address));
+    let inside = service.addresses.iter().filter(is_inside).count();
+    if !subnets.is_empty() && inside == 0 {
+        return false;
+    }
+    let host = &service.host;
+    let on_client = |field| {
+        let message = format!("matching on the client ({field}) is not carried out; this match is left out for {host}");
+        (field, message, "Remove it to let the route hold for every client.")
+    };
+    let (field, message, remedy) = if !sni.source_labels.is_empty() {
+        on_client("sourceLabels")
+    } else if sni.source_namespace.is_some() {
+        on_client("sourceNamespace")
+    } else if !subnets.is_empty() && inside < service.addresses.len() {
+        let message = format!(
+            "of {host}'s {} addresses {inside} are meant, and tls routes are not led apart; this match is left out",
+            service.addresses.len()
+        );
+        ("destinationSubnets", message, "Name all addresses of the service, or none.")
+    } else {
+        return true;
+    };
+    let path = format!("spec.tls[{index}].match[{item}].{field}");
+    output.findings.push(owner.finding(Severity::Warning, code::UNSUPPORTED, path, message, remedy));
+    false
 }
 
 /// With `AUTO_PASSTHROUGH` a client may name any cluster of the services that the server's hosts cover.

@@ -7,6 +7,7 @@ mod mesh;
 mod mutations;
 mod parts;
 mod policies;
+mod proxied;
 
 use std::sync::Arc;
 
