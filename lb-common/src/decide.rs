@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Source ports tried for a new flow before giving up.
-pub const PORT_PROBES: u32 = 64;
+pub const PORT_PROBES: u32 = 48;
 
 /// How many of these only take a port that no flow holds, not even a closed one.
 const FRESH_PROBES: u32 = 16;

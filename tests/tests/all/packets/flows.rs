@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use lb_common::table::Forwarding;
+use lb_common::table::{Forwarding, Settings, Turn};
 use lb_common::verdict::Reason;
 use meltemi::dataplane::load::Mode;
 use meltemi_tests::packet::{ACK, FIN, PSH, Packet, RST, SYN};
@@ -279,6 +279,26 @@ kernel_test! {
             flows[2].down(rig, "RST", flows[2].reply(RST | ACK, 1, 1), Reason::ForwardFlow);
             let again = Flow::syn_again(rig, &flows[2]);
             assert_eq!(again.ours, flows[2].ours);
+        });
+    }
+
+    fn finished_flows_yield_their_ports_after_a_while(rig) {
+        // More than are tried before a finished flow's port will do.
+        const PORTS: u16 = 20;
+        let settings = |refresh| Settings { snat_first: SNAT_FIRST, snat_count: PORTS, refresh, turn: Turn::TRANSMIT };
+        everywhere(rig, |rig, mode, family, _| {
+            rig.maps.set_settings(settings(u32::MAX)).unwrap();
+            let flows: Vec<Flow> = (0..PORTS).map(|at| Flow::open(rig, mode, family, Place::Snat, 40_000 + at)).collect();
+            for flow in &flows {
+                flow.up(rig, "FIN", flow.request(FIN | ACK, 1, 1), Reason::ForwardFlow);
+                flow.down(rig, "FIN", flow.reply(FIN | ACK, 1, 2), Reason::ForwardFlow);
+            }
+            let late = Flow { client: (family.client(), 50_000), ..flows[0] };
+            let reset = reset_of(&late.request(SYN, 9, 0), RST | ACK, 0, 10);
+            late.refused(rig, "a SYN at once", late.request(SYN, 9, 0), reset, Reason::RejectPorts);
+            rig.maps.set_settings(settings(0)).unwrap();
+            Flow::syn(rig, mode, family, Place::Snat, 50_000);
+            assert_eq!(rig.entries(family), (2 * usize::from(PORTS) - 2, 2), "one finished flow made way");
         });
     }
 
