@@ -38,7 +38,8 @@ pub fn typed<T: DeserializeOwned>(json: serde_json::Value, prefix: &str) -> Type
     let mut ignored: Vec<Vec<Step>> = Vec::new();
     let mut track = Track::new();
     let tracked = serde_path_to_error::Deserializer::new(json, &mut track);
-    let result: Result<T, serde_json::Error> = serde_ignored::deserialize(tracked, |path| ignored.push(steps(&path)));
+    let mut note = |path: Path<'_>| ignored.push(steps(&path));
+    let result = read::<T>(serde_ignored::Deserializer::new(tracked, &mut note));
     let value = result.map_err(|error| {
         let mut path = prefix.to_owned();
         for segment in track.path().iter() {
@@ -52,6 +53,11 @@ pub fn typed<T: DeserializeOwned>(json: serde_json::Value, prefix: &str) -> Type
     });
     let unknown = ignored.iter().map(|steps| unknown_field::<T>(prefix, steps)).collect();
     Typed { value, unknown }
+}
+
+/// Behind one `dyn` the reading of a type is compiled once, not once for each way of reading: that halves the build.
+fn read<'de, T: DeserializeOwned>(from: impl Deserializer<'de>) -> Result<T, erased_serde::Error> {
+    erased_serde::deserialize(&mut <dyn erased_serde::Deserializer>::erase(from))
 }
 
 /// One step of a path.
@@ -152,7 +158,7 @@ fn edits(a: &str, b: &str) -> usize {
 fn fields_at<T: DeserializeOwned>(steps: &[Step]) -> &'static [&'static str] {
     let found = RefCell::new(None);
     // The probe ends every reading with an error; what it learned is in `found`.
-    let _ = T::deserialize(Probe { steps, found: &found });
+    let _ = read::<T>(Probe { steps, found: &found });
     found.into_inner().unwrap_or(&[])
 }
 
