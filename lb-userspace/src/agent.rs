@@ -1,5 +1,7 @@
 //! The one loop: change, parse, compile, diff, apply, report. The only room that knows all others.
 
+mod serving;
+
 use crate::{
     compile::{
         self, Compiler, Host,
@@ -21,6 +23,7 @@ use crate::{
         shared::{Settled, Shared, State},
     },
     plan::diff,
+    process::{self, ProcessError},
     source::{
         file,
         watch::{Wait, Watch, WatchError},
@@ -31,6 +34,7 @@ use lb_common::{
     conntrack::Timeouts,
     table::{Settings, Turn},
 };
+use serving::Serving;
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
@@ -60,6 +64,7 @@ pub struct Options {
     pub timeouts: Timeouts,
     pub snat_ports: (u16, u16),
     pub removed: Removed,
+    pub proxy: process::Options,
     pub on_exit: OnExit,
 }
 
@@ -99,6 +104,8 @@ pub enum AgentError {
     Ports { snat: (u16, u16), local: (u16, u16) },
     #[error("the admin endpoint {address}: {source}")]
     Admin { address: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Proxy(#[from] ProcessError),
     #[error("signals: {0}")]
     Signals(std::io::Error),
 }
@@ -129,10 +136,15 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let pins = Pins::new(&options.pin);
     let lock = pins.lock().map_err(LoadError::from)?;
     let fresh = !pins.exists();
+    let proxies = options.proxy.directory.clone();
     let started = Agent::start(options, pins.clone(), lock).await;
     if started.is_err() && fresh {
         // Nothing is in force yet that would be worth keeping.
         let _ = pins.remove();
+        proxies.clear();
+        if let Err(error) = Network::open()?.deliver_only(&BTreeSet::new()).await {
+            tracing::warn!("{error}");
+        }
     }
     let mut agent = started?;
     std::thread::spawn(move || follow(&watch, &sender));
@@ -169,7 +181,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
             _ = tokio::time::sleep_until(agent.whole.unwrap_or(survey)), if agent.whole.is_some() => agent.whole().await,
         }
     }
-    agent.stop();
+    agent.stop().await;
     Ok(())
 }
 
@@ -203,6 +215,7 @@ struct Agent {
     compiler: Compiler,
     ids: Ids,
     loaded: Loaded,
+    serving: Serving,
     shared: Shared,
     parser: Parser,
     /// Of the last merge.
@@ -260,6 +273,7 @@ impl Agent {
         let shared: Shared = Arc::new(Mutex::new(state));
         let parser = Parser::new(options.identity.clone());
         let mut agent = Self {
+            serving: Serving::new(options.proxy.clone()),
             options,
             pins,
             network,
@@ -394,19 +408,25 @@ impl Agent {
         let host = self.look(&model, ways).await?;
         let image = self.compiler.compile(&model, &host, &mut self.ids);
         let next_backend = self.ids.backends.next();
+        let next = self.state(|state| state.revision) + 1;
+        let parts = (&self.network, &mut self.loaded, &self.shared);
+        let serving = self.serving.before(&model, &image, next, parts).await?;
+        let proxied = usize::from(serving.next.is_some());
+        let vips = serving::addresses(&image);
         let changed = self.state(|state| {
             let plan = diff(&state.image, &image);
             // The number must be on record before a backend carries it.
             state.maps.set_meta(Meta::NextBackend, next_backend as u64)?;
-            let changed = advance(&mut state.maps, &mut state.image, &plan)?;
+            let changed = advance(&mut state.maps, &mut state.image, &plan)? + proxied;
             if changed > 0 || state.revision == 0 {
                 state.revision += 1;
                 state.maps.set_meta(Meta::Revision, state.revision)?;
             }
-            state.adopt(model, image);
+            state.adopt(model.clone(), image);
             Ok::<_, AgentError>(changed)
         })?;
         self.ids.settle();
+        self.serving.after(&model, &vips, serving, &self.network).await?;
         Ok(changed)
     }
 
@@ -463,7 +483,7 @@ impl Agent {
         }
     }
 
-    fn stop(self) {
+    async fn stop(self) {
         match self.options.on_exit {
             OnExit::Leave => {
                 tracing::info!("leaving; the kernel goes on with revision {}", self.state(|state| state.revision))
@@ -474,6 +494,7 @@ impl Agent {
                     tracing::error!("{error}");
                 }
                 host::forbid_lookups(changed);
+                self.serving.stop(&self.network).await;
             }
         }
     }

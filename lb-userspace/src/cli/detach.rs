@@ -4,6 +4,7 @@ use super::{CANNOT_ASK, NOT_PERMITTED};
 use crate::{
     dataplane::{kernel::Meta, load, pins::Pins},
     host,
+    process::Directory,
 };
 use clap::Args as ClapArgs;
 use std::{path::PathBuf, process::ExitCode};
@@ -37,6 +38,12 @@ pub fn run(args: &Args) -> ExitCode {
         return ExitCode::from(NOT_PERMITTED);
     }
     host::forbid_lookups(forwarding);
+    if let Err(error) = host::deliver_nothing() {
+        eprintln!("meltemi: {error}");
+    }
+    if Directory::of(&args.pin).clear() > 0 {
+        println!("ended the proxy");
+    }
     for attachment in attachments {
         println!("detached {} ({})", attachment.interface, attachment.mode.name());
     }

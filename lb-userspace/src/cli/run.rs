@@ -9,6 +9,7 @@ use crate::{
     },
     host::Choice,
     model::{Identity, Services},
+    process::{self, User},
 };
 use clap::{Args as ClapArgs, ValueEnum};
 use lb_common::{conntrack::Timeouts, table::Forwarding};
@@ -17,6 +18,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -74,6 +76,16 @@ pub struct Args {
     /// What happens to flows of a backend that is no longer configured.
     #[arg(long, value_enum, default_value_t = RemovedArg::Drain)]
     removed_backends: RemovedArg,
+    /// Workers of the proxy that serves HTTP and TLS, each with a thread of its own; 0: as many as CPUs.
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=126))]
+    proxy_workers: u32,
+    /// User and group id that the proxy runs as, or `same`: the agent's own, without its capabilities. Default: 65532 where
+    /// the agent is root, else `same`.
+    #[arg(long, value_name = "ID", value_parser = user)]
+    proxy_user: Option<User>,
+    /// Seconds that connections of a proxy of another version get to end.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    proxy_drain: u64,
     /// Remove programs and tables on SIGTERM; flows are cut.
     #[arg(long)]
     detach_on_exit: bool,
@@ -161,6 +173,17 @@ fn admin(text: &str) -> Result<Admin, String> {
     text.parse().map(|address| Admin(Some(address))).map_err(|_| "expected ADDR:PORT or `off`".to_owned())
 }
 
+fn user(text: &str) -> Result<User, String> {
+    if text == "same" {
+        return Ok(User::Same);
+    }
+    match text.parse() {
+        Ok(0) => Err("not root; `same` keeps the agent's own user".to_owned()),
+        Ok(id) => Ok(User::Id(id)),
+        Err(_) => Err("expected a number or `same`".to_owned()),
+    }
+}
+
 fn labels(text: &str) -> Result<Labels, String> {
     let pair = |pair: &str| pair.split_once('=').map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()));
     let labels: Option<_> = text.split(',').filter(|part| !part.is_empty()).map(pair).collect();
@@ -203,7 +226,29 @@ impl Args {
                 RemovedArg::Drain => Removed::Drain,
                 RemovedArg::Reset => Removed::Reset,
             },
+            proxy: self.proxy(),
             on_exit: if self.detach_on_exit { OnExit::Detach } else { OnExit::Leave },
+        }
+    }
+}
+
+/// Nobody's files, and by custom nobody's name, in images of containers.
+const PROXY_USER: u32 = 65_532;
+
+impl Args {
+    fn proxy(&self) -> process::Options {
+        let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
+        let format = match self.log_format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        };
+        let default = if rustix::process::geteuid().is_root() { User::Id(PROXY_USER) } else { User::Same };
+        process::Options {
+            directory: process::Directory::of(&self.pin),
+            user: self.proxy_user.unwrap_or(default),
+            workers: if self.proxy_workers == 0 { cpus } else { self.proxy_workers },
+            drain: Duration::from_secs(self.proxy_drain),
+            arguments: ["--log-format", format, "--drain", &self.proxy_drain.to_string()].map(str::to_owned).to_vec(),
         }
     }
 }

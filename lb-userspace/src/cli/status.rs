@@ -57,6 +57,15 @@ fn text(status: &Value) -> String {
             string(&interface["program"])
         );
     }
+    let proxy = &status["proxy"];
+    if !proxy.is_null() {
+        let pid = proxy["pid"].as_u64().map_or("not running".to_owned(), |pid| format!("pid {pid}"));
+        out += &format!("proxy {pid}  revision {}  workers {}", proxy["revision"], proxy["workers"]);
+        if let Some(death) = proxy["lastDeath"].as_str() {
+            out += &format!("  restarts {}, last death {death}", proxy["restarts"]);
+        }
+        out.push('\n');
+    }
     for rule in each(&status["rules"]) {
         rule_text(&mut out, rule);
     }

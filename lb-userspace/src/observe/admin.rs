@@ -70,6 +70,7 @@ fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>>
     match request.uri().path() {
         // Alive means that this answers.
         "/healthz" => plain(StatusCode::OK, "ok\n"),
+        "/readyz" if !state.is_served() => plain(StatusCode::SERVICE_UNAVAILABLE, "the proxy does not run\n"),
         "/readyz" if state.ready => plain(StatusCode::OK, "ok\n"),
         "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "no revision is in force yet\n"),
         "/status" => json(state.status().map_err(|error| error.to_string())),

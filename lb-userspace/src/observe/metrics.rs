@@ -54,6 +54,11 @@ pub fn render(state: &State) -> Result<String, String> {
     number(&mut registry, "findings", "Findings in the configuration", status.findings as u64);
     number(&mut registry, "flows_live", "Flows that are not closed, at the last sweep", status.flows.live);
     number(&mut registry, "flows_max", "Flows there is room for", u64::from(status.flows.max));
+    if let Some(proxy) = &status.proxy {
+        number(&mut registry, "proxy_up", "1 while the proxy runs", u64::from(proxy.pid.is_some()));
+        number(&mut registry, "proxy_revision", "Revision that the proxy acknowledged last", proxy.revision);
+        number(&mut registry, "proxy_restarts", "Times that the proxy died and was started again", proxy.restarts);
+    }
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|error| error.to_string())?;
     Ok(text)

@@ -6,6 +6,7 @@ use crate::{
     finding::Finding,
     image::Image,
     model::Model,
+    process::Reporter,
 };
 use lb_common::conntrack::Timeouts;
 use std::sync::{Arc, Mutex};
@@ -31,6 +32,8 @@ pub struct State {
     /// Why the newest configuration is not in force.
     pub stale: Option<String>,
     pub settled: Settled,
+    /// Where something needs the proxy.
+    pub proxy: Option<Reporter>,
     pub findings: Vec<Finding>,
     /// What the last look at the flow table found.
     pub sweep: Sweep,
@@ -47,9 +50,15 @@ impl State {
             ready: false,
             stale: None,
             settled,
+            proxy: None,
             findings: Vec::new(),
             sweep: Sweep::default(),
         }
+    }
+
+    /// False while the proxy is needed and not there.
+    pub fn is_served(&self) -> bool {
+        self.proxy.as_ref().is_none_or(|proxy| proxy.report().pid.is_some())
     }
 
     /// Records a revision that was just applied.

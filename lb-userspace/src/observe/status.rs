@@ -5,6 +5,7 @@ use crate::{
     dataplane::MapsError,
     image::{RuleDestination, RuleTable},
     model::{Action, Rule},
+    process::{Report, Reporter},
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -21,6 +22,8 @@ pub struct Status {
     pub flows: Flows,
     pub counters: BTreeMap<&'static str, u64>,
     pub findings: usize,
+    /// `null` where nothing needs it.
+    pub proxy: Option<Report>,
 }
 
 #[derive(Debug, Serialize)]
@@ -105,6 +108,7 @@ impl State {
             flows: Flows { live: self.sweep.live, max: self.settled.max_flows },
             counters: counters.collect(),
             findings: self.findings.len(),
+            proxy: self.proxy.as_ref().map(Reporter::report),
         })
     }
 
