@@ -64,7 +64,8 @@ pub struct Options {
     pub timeouts: Timeouts,
     pub snat_ports: (u16, u16),
     pub removed: Removed,
-    pub proxy: process::Options,
+    /// `None`: what needs the proxy is left to the host.
+    pub proxy: Option<process::Options>,
     pub on_exit: OnExit,
 }
 
@@ -136,12 +137,12 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let pins = Pins::new(&options.pin);
     let lock = pins.lock().map_err(LoadError::from)?;
     let fresh = !pins.exists();
-    let proxies = options.proxy.directory.clone();
+    let proxies = options.proxy.as_ref().map(|proxy| proxy.directory.clone());
     let started = Agent::start(options, pins.clone(), lock).await;
     if started.is_err() && fresh {
         // Nothing is in force yet that would be worth keeping.
         let _ = pins.remove();
-        proxies.clear();
+        proxies.inspect(|proxies| _ = proxies.clear());
         if let Err(error) = Network::open()?.deliver_only(&BTreeSet::new()).await {
             tracing::warn!("{error}");
         }

@@ -19,7 +19,8 @@ use std::{
 };
 
 pub(super) struct Serving {
-    options: process::Options,
+    /// `None`: nothing is served.
+    options: Option<process::Options>,
     /// There since something needed it.
     keeper: Option<Keeper>,
     /// What the proxy has, and of which model.
@@ -35,7 +36,7 @@ pub(super) struct Change {
 }
 
 impl Serving {
-    pub fn new(options: process::Options) -> Self {
+    pub fn new(options: Option<process::Options>) -> Self {
         Self { options, keeper: None, in_force: None }
     }
 
@@ -49,8 +50,8 @@ impl Serving {
     ) -> Result<Change, AgentError> {
         let next = self.next(model, number);
         let shrinking = next.as_ref().and_then(|next| with_leaving(next, &self.former())).map(Arc::new);
-        if let Some(next) = &next {
-            let keeper = self.keeper(loaded, shared)?;
+        if let (Some(next), Some(options)) = (&next, self.options.clone()) {
+            let keeper = self.keeper(options, loaded, shared)?;
             keeper.apply(shrinking.as_ref().unwrap_or(next).clone()).await?;
         }
         if self.keeper.is_some() {
@@ -61,6 +62,7 @@ impl Serving {
 
     /// `None`: the proxy has it already, or none is needed.
     fn next(&self, model: &Arc<Model>, number: u64) -> Option<Arc<Revision>> {
+        let options = self.options.as_ref()?;
         let former = self.former();
         let snapshot = match &self.in_force {
             Some((known, _)) if Arc::ptr_eq(known, model) => former.snapshot.clone(),
@@ -72,7 +74,7 @@ impl Serving {
         if self.in_force.is_some() && material == former.material && same(&snapshot, &former.snapshot) {
             return None;
         }
-        let is_needed = self.keeper.is_some() || !snapshot.listeners.is_empty() || self.options.directory.exists();
+        let is_needed = self.keeper.is_some() || !snapshot.listeners.is_empty() || options.directory.exists();
         let snapshot = Arc::new(Snapshot { revision: number, ..Arc::unwrap_or_clone(snapshot) });
         is_needed.then(|| Arc::new(Revision { snapshot, material }))
     }
@@ -103,17 +105,22 @@ impl Serving {
     /// Ends every proxy and takes back every route.
     pub async fn stop(mut self, network: &Network) {
         self.keeper = None;
-        self.options.directory.clear();
+        self.options.inspect(|options| _ = options.directory.clear());
         if let Err(error) = network.deliver_only(&BTreeSet::new()).await {
             tracing::error!("{error}");
         }
     }
 
-    fn keeper(&mut self, loaded: &mut Loaded, shared: &Shared) -> Result<&Keeper, AgentError> {
+    fn keeper(
+        &mut self,
+        options: process::Options,
+        loaded: &mut Loaded,
+        shared: &Shared,
+    ) -> Result<&Keeper, AgentError> {
         let keeper = match self.keeper.take() {
             Some(keeper) => keeper,
             None => {
-                let (keeper, sockets) = Keeper::open(self.options.clone())?;
+                let (keeper, sockets) = Keeper::open(options)?;
                 let mut state = shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 loaded.steer(&mut state.maps, sockets.workers(), sockets.places())?;
                 state.proxy = Some(keeper.reporter());

@@ -76,6 +76,9 @@ pub struct Args {
     /// What happens to flows of a backend that is no longer configured.
     #[arg(long, value_enum, default_value_t = RemovedArg::Drain)]
     removed_backends: RemovedArg,
+    /// Whether HTTP and TLS are served, by a proxy process of its own (a preview). Before `off` follows on `on`: `meltemi detach`.
+    #[arg(long, value_enum, default_value_t = ProxyArg::Off)]
+    proxy: ProxyArg,
     /// Workers of the proxy that serves HTTP and TLS, each with a thread of its own; 0: as many as CPUs.
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=126))]
     proxy_workers: u32,
@@ -91,6 +94,12 @@ pub struct Args {
     detach_on_exit: bool,
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ProxyArg {
+    Off,
+    On,
 }
 
 /// Who the agent is.
@@ -226,7 +235,10 @@ impl Args {
                 RemovedArg::Drain => Removed::Drain,
                 RemovedArg::Reset => Removed::Reset,
             },
-            proxy: self.proxy(),
+            proxy: match self.proxy {
+                ProxyArg::Off => None,
+                ProxyArg::On => Some(self.proxy()),
+            },
             on_exit: if self.detach_on_exit { OnExit::Detach } else { OnExit::Leave },
         }
     }

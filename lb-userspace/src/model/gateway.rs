@@ -110,7 +110,7 @@ fn server<'s>(
         return;
     }
     if protocol != Protocol::Tcp {
-        let message = format!("{} needs the userspace proxy, which this version does not have", port.protocol);
+        let message = format!("{} needs the userspace proxy (a preview: `run --proxy on`)", port.protocol);
         output.findings.push(unsupported("port.protocol", message));
     }
     holder.servers.push(own);

@@ -192,7 +192,7 @@ pub(super) fn plain_destination(clusters: &mut Clusters<'_>, service: &Service, 
 
 fn needs_proxy(service: &VirtualService, path: &str, host: &str, need: ProxyNeed) -> Finding {
     let message = format!(
-        "{} of {host} needs the userspace proxy, which this version does not have: the listener is not served",
+        "{} of {host} needs the userspace proxy (a preview: `run --proxy on`): the listener is not served",
         need.field()
     );
     service.finding(

@@ -89,7 +89,7 @@ pub fn fields(context: &Context<'_>, findings: &mut Vec<Finding>) {
 fn virtual_service(service: &VirtualService, findings: &mut Vec<Finding>) {
     let lists = [("http", !service.spec.http.is_empty()), ("tls", !service.spec.tls.is_empty())];
     for (name, _) in lists.iter().filter(|(_, there)| *there) {
-        let message = format!("{name} routes need the userspace proxy, which this version does not have");
+        let message = format!("{name} routes need the userspace proxy (a preview: `run --proxy on`)");
         let path = format!("spec.{name}");
         findings.push(service.finding(
             Severity::Warning,
@@ -194,11 +194,11 @@ fn traffic_policy(rule: &Object<DestinationRule>, path: &str, policy: &TrafficPo
     let mut fields = vec![
         ("outlierDetection", policy.outlier_detection.is_some(), "failing endpoints are not ejected"),
         ("retryBudget", policy.retry_budget.is_some(), "requests are not retried"),
-        ("tunnel", policy.tunnel.is_some(), "tunnels need the userspace proxy, which this version does not have"),
+        ("tunnel", policy.tunnel.is_some(), "tunnels need the userspace proxy (a preview: `run --proxy on`)"),
         (
             "proxyProtocol",
             policy.proxy_protocol.is_some(),
-            "the PROXY header needs the userspace proxy, which this version does not have",
+            "the PROXY header needs the userspace proxy (a preview: `run --proxy on`)",
         ),
     ];
     fields.retain(|(_, there, _)| *there);
@@ -254,7 +254,7 @@ fn connection_pool(rule: &Object<DestinationRule>, path: &str, pool: &Connection
         ("http2KeepAlive", http.http2_keep_alive.is_some()),
     ];
     for (field, _) in http_fields.iter().filter(|(_, there)| *there) {
-        let message = "HTTP needs the userspace proxy, which this version does not have";
+        let message = "HTTP needs the userspace proxy (a preview: `run --proxy on`)";
         findings.push(unsupported(rule, format!("{path}.http.{field}"), message));
     }
 }
@@ -272,7 +272,7 @@ fn blocks(
                 "ISTIO_MUTUAL needs certificates of the mesh, which Meltemi does not have: listeners that route here are not served"
             }
             _ => {
-                "TLS to endpoints needs the userspace proxy, which this version does not have: listeners that route here are not served"
+                "TLS to endpoints needs the userspace proxy (a preview: `run --proxy on`): listeners that route here are not served"
             }
         };
         findings.push(unsupported(rule, format!("{path}.tls"), message));
