@@ -205,6 +205,7 @@ kernel_test! {
 
     fn a_packet_whose_time_is_over_is_answered(rig) {
         everywhere(rig, |rig, mode, family, place| {
+            rig.rest();
             let flow = Flow::open(rig, mode, family, place, 40_000);
             for ttl in [0, 1] {
                 for payload in [0, 3, 1_000] {
