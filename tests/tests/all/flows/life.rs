@@ -56,8 +56,6 @@ fn killed(mode: Mode) {
             after.iter().zip(&counted).all(|(after, before)| after > before),
             "shares continue: {after:?} after {counted:?}"
         );
-        let sum = |flows: &[u64]| flows.iter().sum::<u64>();
-        assert!(sum(&after) >= sum(&counted) + 400, "flows are counted on: {after:?} after {counted:?} and 400 more");
     });
     stage.assert_shares(listener(Family::V4), 300, &[("one", 20), ("two", 80)]);
 }
