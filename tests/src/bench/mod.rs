@@ -3,11 +3,14 @@
 
 pub mod control;
 pub mod endtoend;
+pub mod http;
 pub mod idle;
 pub mod inside;
 pub mod packets;
+pub mod peers;
 pub mod production;
 pub mod programs;
 pub mod report;
 pub mod scale;
+pub mod served;
 pub mod veth;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
-use meltemi_tests::bench::{control, endtoend, idle, inside, packets, scale, veth};
+use meltemi_tests::bench::{control, endtoend, http, idle, inside, packets, scale, served, veth};
 use meltemi_tests::world::{BACK_SIDE, Options, World};
 
 /// Measures the data plane and the agent. A target is a ratio to a baseline of the same run wherever it can be one; a
@@ -21,15 +21,15 @@ struct Cli {
     names: Vec<Name>,
     #[command(flatten)]
     effort: packets::Effort,
-    /// Rounds of `veth` and `end-to-end`; the median counts
+    /// Rounds of `veth`, `end-to-end` and `served`; the median counts
     #[arg(long, default_value_t = 5)]
     rounds: u32,
-    /// Seconds of each load of `end-to-end`
+    /// Seconds of each load of `end-to-end` and `served`
     #[arg(long, default_value_t = 2)]
     seconds: u32,
     /// Of `end-to-end`: these loads alone
     #[arg(long, value_enum)]
-    load: Vec<endtoend::Load>,
+    load: Vec<http::Load>,
     #[command(subcommand)]
     part: Option<Part>,
 }
@@ -42,6 +42,8 @@ enum Name {
     Veth,
     /// HTTP through TC mode, beside routing and haproxy
     EndToEnd,
+    /// HTTP and TLS through the proxy, beside haproxy, nginx and Envoy
+    Served,
     /// Time from a parsed model to its being in force
     Control,
     /// Time from files to tables, with up to 100,000 endpoints
@@ -111,6 +113,7 @@ fn run(cli: Cli) -> Result<()> {
             Name::Packets => in_world(&cli.effort)?,
             Name::Veth => veth::run(cli.rounds)?,
             Name::EndToEnd => endtoend::run(cli.rounds, cli.seconds, &cli.load)?,
+            Name::Served => served::run(cli.rounds, cli.seconds)?,
             Name::Control => control::run()?,
             Name::Scale => scale::run(&[100, 1_000, 10_000, 100_000])?,
             Name::Idle => idle::run(Duration::from_secs(20))?,
