@@ -11,8 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::http::{self, Load, Outcome};
 use super::peers::{self, Identity, Proxy};
 use super::report::{Report, Target, median};
-use crate::agent::{Agent, Mode, Options as AgentOptions};
-use crate::poll;
+use crate::agent::{Agent, Mode, Options as AgentOptions, Signal};
 use crate::world::netns::{self, Netns};
 use crate::world::{Options, World};
 
@@ -88,7 +87,7 @@ pub fn run(rounds: u32, seconds: u32) -> Result<()> {
     let identity = Identity::make(&world.dir())?;
     let peers: Vec<_> =
         Proxy::PEERS.iter().map(|peer| peers::start(*peer, &world, &identity)).collect::<Result<_>>()?;
-    let agent = start_agent(&world, &identity)?;
+    let mut agent = start_agent(&world, &identity)?;
     for proxy in Proxy::ALL {
         http::wait_open(&world.client, proxy.plain()).with_context(|| proxy.name())?;
         http::wait_open(&world.client, proxy.tls()).with_context(|| proxy.name())?;
@@ -105,6 +104,8 @@ pub fn run(rounds: u32, seconds: u32) -> Result<()> {
         }
     }
     print(&figures, &failed);
+    agent.signal(Signal::Terminate)?;
+    agent.wait_exit()?;
     agent.detach()?;
     drop(peers);
     Ok(())
@@ -206,9 +207,6 @@ fn start_agent(world: &World, identity: &Identity) -> Result<Agent> {
     let more = ["--proxy", "on", "--proxy-workers", "2"].map(str::to_owned).to_vec();
     let mut agent = Agent::start(world, &AgentOptions { mode: Mode::Tc, more, ..AgentOptions::new(config) })?;
     agent.wait_ready()?;
-    poll::until(Duration::from_secs(10), "the proxy", || {
-        Ok(http::wait_open(&world.client, Proxy::Meltemi.plain()).is_ok().then_some(()))
-    })?;
     Ok(agent)
 }
 
