@@ -17,7 +17,7 @@ use crate::{
     finding::{Finding, Severity},
     host::{self, Change, Choice, HostError, Link, Nature, Network, News},
     image::{Image, RuleTable, Sorted, SubsetTable},
-    model::{Extent, Identity, Model, Parser},
+    model::{Extent, Identity, Model, Parser, Whole},
     observe::{
         admin,
         shared::{Settled, Shared, State},
@@ -26,7 +26,7 @@ use crate::{
     process::{self, ProcessError},
     source::{
         file,
-        watch::{Wait, Watch, WatchError},
+        watch::{Changed, Wait, Watch, WatchError},
     },
     spec::Store,
 };
@@ -111,8 +111,6 @@ pub enum AgentError {
     Signals(std::io::Error),
 }
 
-/// Changes closer together than this make one revision.
-const DEBOUNCE: Duration = Duration::from_millis(10);
 /// Time between two looks at the flow table.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Time between two looks at the host where there is no news of it.
@@ -161,7 +159,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            Some(()) = changes.recv() => agent.reload().await,
+            Some(changed) = changes.recv() => agent.reload(&changed).await,
             Some(change) = news.next() => match change {
                 // Without forwarding the host asks for nobody's link address, and packets would be lost until somebody does.
                 Change::Forgotten { ifindex, neighbour } => agent.network.meet(ifindex, neighbour).await,
@@ -179,21 +177,23 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
                 earliest = tokio::time::Instant::now() + start.elapsed() * UPKEEP_SHARE;
                 survey = earliest.max(start + SURVEY);
             }
-            _ = tokio::time::sleep_until(agent.whole.unwrap_or(survey)), if agent.whole.is_some() => agent.whole().await,
+            whole = agent.whole.next() => match whole {
+                Due::Start => agent.start_whole().await,
+                Due::Done(whole) => agent.finish_whole(whole).await,
+            },
         }
     }
     agent.stop().await;
     Ok(())
 }
 
-/// Passes changes on, a burst as one.
-fn follow(watch: &Watch, sender: &mpsc::Sender<()>) {
+/// Passes changes on.
+fn follow(watch: &Watch, sender: &mpsc::Sender<Changed>) {
     loop {
-        if watch.wait(Duration::from_secs(3_600)) == Wait::Changed {
-            while watch.wait(DEBOUNCE) == Wait::Changed {}
-            if sender.blocking_send(()).is_err() {
-                return;
-            }
+        if let Wait::Changed(changed) = watch.wait(Duration::from_secs(3_600))
+            && sender.blocking_send(changed).is_err()
+        {
+            return;
         }
     }
 }
@@ -205,6 +205,36 @@ enum Ways {
     Known,
     /// Everything: there is news, or it was long ago.
     Anew,
+}
+
+/// What is to be done when there is time for it.
+enum Later {
+    None,
+    At(tokio::time::Instant),
+    /// Outdated by the next change of files.
+    Running(tokio::task::JoinHandle<Whole>),
+}
+
+enum Due {
+    Start,
+    Done(Whole),
+}
+
+impl Later {
+    /// Never ends where there is nothing to do.
+    async fn next(&mut self) -> Due {
+        match self {
+            Later::None => std::future::pending().await,
+            Later::At(time) => {
+                tokio::time::sleep_until(*time).await;
+                Due::Start
+            }
+            Later::Running(task) => match task.await {
+                Ok(whole) => Due::Done(whole),
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            },
+        }
+    }
 }
 
 struct Agent {
@@ -221,8 +251,8 @@ struct Agent {
     parser: Parser,
     /// Of the last merge.
     findings: Vec<Finding>,
-    /// When everything is to be parsed, after only a part was.
-    whole: Option<tokio::time::Instant>,
+    /// The parsing of everything, after only a part was.
+    whole: Later,
     /// As the last look at it found it; paths of endpoints that are not configured any more may be in it.
     host: Arc<Host>,
     /// Endpoints without a route, which were reported.
@@ -286,7 +316,7 @@ impl Agent {
             shared,
             parser,
             findings: Vec::new(),
-            whole: None,
+            whole: Later::None,
             host: Arc::default(),
             unreachable: BTreeSet::new(),
             _lock: lock,
@@ -325,9 +355,12 @@ impl Agent {
     }
 
     /// A change of the files. Whatever goes wrong, what is in force stays in force.
-    async fn reload(&mut self) {
+    async fn reload(&mut self, changed: &Changed) {
         let start = Instant::now();
-        let files = self.reader.load(&self.options.config);
+        let files = match changed {
+            Changed::Files(changed) => self.reader.update(&self.options.config, changed),
+            Changed::Anything => self.reader.load(&self.options.config),
+        };
         for unreadable in &files.unreadable {
             tracing::warn!("{unreadable}; its last good content stays in force");
         }
@@ -355,17 +388,30 @@ impl Agent {
     async fn take(&mut self, files: &file::Loaded) -> Result<usize, AgentError> {
         self.findings = self.store.merge(&files.files, &files.out_of_reach());
         let parsed = self.parser.parse(&self.store);
-        self.whole = (parsed.extent == Extent::Part).then(|| tokio::time::Instant::now() + WHOLE);
+        match parsed.extent {
+            Extent::Nothing => {}
+            Extent::Part => self.whole = Later::At(tokio::time::Instant::now() + WHOLE),
+            Extent::Whole => self.whole = Later::None,
+        }
         let result = self.put(parsed.model, Ways::Known).await;
         self.report();
         result
     }
 
-    /// Parses everything where only a part was.
-    async fn whole(&mut self) {
-        self.whole = None;
+    /// Begins to parse everything where only a part was, unless a look at all files finds that there is more to do first.
+    async fn start_whole(&mut self) {
+        self.whole = Later::None;
+        self.reload(&Changed::Anything).await;
+        if let Later::None = self.whole {
+            let task = self.parser.task(&self.store);
+            self.whole = Later::Running(tokio::task::spawn_blocking(|| task.run()));
+        }
+    }
+
+    async fn finish_whole(&mut self, whole: Whole) {
+        self.whole = Later::None;
         let start = Instant::now();
-        let model = self.parser.whole(&self.store);
+        let model = self.parser.take(whole);
         let result = self.put(model, Ways::Known).await;
         self.report();
         self.announce(start, result);
@@ -390,11 +436,15 @@ impl Agent {
             tracing::warn!("no route to endpoint {endpoint}, or it is this host itself: it is left out");
         }
         if ways == Ways::Known {
-            for (endpoint, path) in &self.host.paths {
-                if !lost.contains(endpoint) {
-                    host.paths.entry(*endpoint).or_insert(*path);
+            let mut paths = self.host.paths.clone();
+            lost.iter().for_each(|endpoint| _ = paths.remove(endpoint));
+            // Only what differs, so that the rest stays shared.
+            for (endpoint, path) in &host.paths {
+                if paths.get(endpoint) != Some(path) {
+                    paths.insert(*endpoint, *path);
                 }
             }
+            host.paths = paths;
             lost.extend(self.unreachable.iter().filter(|endpoint| !host.paths.contains_key(endpoint)));
         }
         self.unreachable = lost;
@@ -431,9 +481,12 @@ impl Agent {
         Ok(changed)
     }
 
-    /// Shows the findings of the last merge and parsing.
+    /// Shows the findings of the last merge and parsing, where they are not those shown last.
     fn report(&self) {
         let findings: Vec<Finding> = self.findings.iter().chain(self.parser.findings()).cloned().collect();
+        if self.state(|state| state.findings == findings) {
+            return;
+        }
         for finding in &findings {
             match finding.severity {
                 Severity::Error => tracing::error!("{finding}"),

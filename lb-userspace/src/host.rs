@@ -159,7 +159,7 @@ impl Network {
         let links = self.links().await?;
         let attached: BTreeMap<u32, Nature> =
             links.iter().filter(|link| interfaces.contains(&link.name)).map(|link| (link.index, link.nature)).collect();
-        let mut host = Host { addresses: self.addresses(&attached).await?, paths: BTreeMap::new() };
+        let mut host = Host { addresses: self.addresses(&attached).await?, ..Host::default() };
         host.addresses.extend(vips);
         let mut asked = BTreeSet::new();
         for endpoint in endpoints {

@@ -155,7 +155,7 @@ fn report(args: &Args) -> Result<(Report, Vec<String>), String> {
                 false => told,
             };
             let mut host = new.host(addresses, forwarding);
-            host.paths.extend(own.paths);
+            host.paths.extend(own.paths.iter().map(|(address, path)| (*address, *path)));
             let after = compile::compile(&new.model, &host, &mut Ids::default());
             let flows: Vec<Value> = serde_json::from_str(&get("/flows")?).map_err(|error| error.to_string())?;
             let live = live(&flows, &after, args.removed_backends);

@@ -55,6 +55,11 @@ impl Pool {
         });
     }
 
+    /// Frees the number of a name, which no complete revision after the last one needs.
+    pub fn free(&mut self, name: u64) {
+        self.freed.extend(self.taken.remove(&name));
+    }
+
     /// The revision is in force. Until then nothing it freed may be given out: tables may still point there.
     pub fn settle(&mut self) {
         self.free.append(&mut self.resting);
@@ -113,6 +118,11 @@ impl Backends {
     /// Forgets every backend that `keep` does not name; it gets a new id should it return.
     pub fn retain(&mut self, keep: impl Fn(u32) -> bool) {
         self.known.retain(|_, id| keep(*id));
+    }
+
+    /// The same for one address.
+    pub fn forget(&mut self, address: std::net::SocketAddr) {
+        self.known.remove(&address);
     }
 
     pub const fn next(&self) -> u32 {

@@ -11,7 +11,7 @@ mod proxy;
 mod tests;
 
 use crate::{
-    image::{BackendId, Image},
+    image::{BackendId, Image, Sorted},
     model::{Cluster, ClusterName, Model},
 };
 use ids::Ids;
@@ -32,7 +32,7 @@ pub struct Host {
     /// Addresses that Gateway servers without `bind` listen on.
     pub addresses: BTreeSet<IpAddr>,
     /// Way to each endpoint's address. One that is missing has no route and is left out of the tables.
-    pub paths: BTreeMap<IpAddr, Path>,
+    pub paths: Sorted<IpAddr, Path>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +68,8 @@ pub struct Compiler {
     listeners: Vec<ListenerPart>,
     /// By their keys.
     clusters: HashMap<u64, ClusterPart>,
+    /// How many of them have each backend.
+    shared: HashMap<BackendId, u32>,
     image: Image,
 }
 
@@ -79,11 +81,14 @@ impl Compiler {
         let former = if self.host.addresses == host.addresses { former } else { Vec::new() };
         (self.model, self.host) = (model.clone(), host.clone());
         let stale = self.listeners(former, &changed, ids);
-        if stale.tables {
+        if stale.numbers {
             self.image.rules = self.listeners.iter().flat_map(|part| part.tables.iter().cloned()).collect();
             ids.rules.keep(self.image.rules.keys().map(|id| id.0));
             let destinations = self.image.rules.values().flat_map(|table| &table.destinations);
             ids.destination_stats.keep(destinations.map(|destination| destination.stats.0));
+        } else {
+            let parts = stale.tables.iter().map(|at| &self.listeners[*at]);
+            self.image.rules.extend(parts.flat_map(|part| part.tables.iter().cloned()));
         }
         if stale.places {
             self.image.vips = self.listeners.iter().flat_map(|part| part.vips.iter().copied()).collect();
@@ -91,8 +96,10 @@ impl Compiler {
             self.image.listeners =
                 parts.flat_map(|(at, part)| part.tables.iter().map(move |(id, _)| (*id, at))).collect();
         }
-        if stale.needs || !changed.is_empty() {
-            self.clusters(&changed, ids);
+        if stale.needs {
+            self.all_clusters(&changed, ids);
+        } else if !changed.is_empty() {
+            self.some_clusters(&changed, ids);
         }
         self.image.clone()
     }
@@ -100,13 +107,12 @@ impl Compiler {
     /// The clusters that are not what they were, or whose endpoints are reached in another way.
     fn changed(&self, model: &Model, host: &Arc<Host>) -> HashSet<ClusterName> {
         let mut changed = differing(&self.model.clusters, &model.clusters, Arc::ptr_eq);
-        if !Arc::ptr_eq(&self.host, host) {
-            let paths: HashSet<IpAddr> = differing(&self.host.paths, &host.paths, |_, _| false);
-            let moved = |cluster: &Cluster| cluster.endpoints.iter().any(|endpoint| paths.contains(&endpoint.address));
-            if !paths.is_empty() {
-                let moved = model.clusters.iter().filter(|(_, cluster)| moved(cluster));
-                changed.extend(moved.map(|(name, _)| name.clone()));
-            }
+        let paths = self.host.paths.changes(&host.paths, Path::eq);
+        let mut paths: Vec<IpAddr> = paths.put.into_iter().chain(paths.gone).map(|(address, _)| *address).collect();
+        paths.sort();
+        if !paths.is_empty() {
+            let moved = model.clusters.iter().filter(|(_, cluster)| has_any(cluster, &paths));
+            changed.extend(moved.map(|(name, _)| name.clone()));
         }
         changed
     }
@@ -114,12 +120,12 @@ impl Compiler {
     /// Brings the listeners' parts up to date, and says what of the image that makes stale.
     fn listeners(&mut self, former: Vec<ListenerPart>, changed: &HashSet<ClusterName>, ids: &mut Ids) -> Stale {
         // With nothing to continue, what `ids` has from elsewhere must be put in order too.
-        let mut stale = if former.is_empty() { Stale::ALL } else { Stale::default() };
+        let mut stale = if former.is_empty() { Stale::all() } else { Stale::default() };
         let mut former = former.into_iter().peekable();
         for listener in &self.model.listeners {
             // Both lists are in the order of doors.
             while former.next_if(|part| part.order(listener).is_lt()).is_some() {
-                stale = Stale::ALL;
+                stale = Stale::all();
             }
             let before = former.next_if(|part| part.order(listener).is_eq());
             let part = match before {
@@ -129,20 +135,20 @@ impl Compiler {
                 }
                 before => {
                     let part = ListenerPart::compile(listener, &self.model, &self.host, ids, before.as_ref());
-                    stale.note(before.as_ref(), &part);
+                    stale.note(before.as_ref(), &part, self.listeners.len());
                     part
                 }
             };
             self.listeners.push(part);
         }
         if former.next().is_some() {
-            stale = Stale::ALL;
+            stale = Stale::all();
         }
         stale
     }
 
     /// Brings the clusters' parts up to date, and with them the image's subsets and backends.
-    fn clusters(&mut self, changed: &HashSet<ClusterName>, ids: &mut Ids) {
+    fn all_clusters(&mut self, changed: &HashSet<ClusterName>, ids: &mut Ids) {
         let mut former = std::mem::take(&mut self.clusters);
         for need in self.listeners.iter().flat_map(|part| &part.needs) {
             if self.clusters.contains_key(&need.key) {
@@ -158,18 +164,74 @@ impl Compiler {
             self.clusters.extend(part.map(|part| (need.key, part)));
         }
         self.image.subsets = self.clusters.values().map(|part| part.table.clone()).collect();
-        self.image.backends = self.clusters.values().flat_map(|part| part.backends.iter().copied()).collect();
+        let backends = || self.clusters.values().flat_map(|part| &part.backends);
+        self.image.backends = backends().copied().collect();
+        self.shared.clear();
+        backends().for_each(|(id, _)| *self.shared.entry(*id).or_default() += 1);
         ids.subsets.keep(self.image.subsets.keys().map(|id| id.0));
         ids.backend_stats.keep(self.image.backends.values().map(|backend| backend.stats.0));
-        ids.backends.retain(|id| self.image.backends.contains_key(&BackendId(id)));
+        ids.backends.retain(|id| self.shared.contains_key(&BackendId(id)));
+    }
+
+    /// The same where the clusters are those that were there before.
+    fn some_clusters(&mut self, changed: &HashSet<ClusterName>, ids: &mut Ids) {
+        let mut keys: HashSet<u64> = changed.iter().flat_map(part::keys).collect();
+        // In the order of needs, so that new endpoints get the numbers that they get where everything is compiled.
+        for need in self.listeners.iter().flat_map(|part| &part.needs) {
+            if keys.is_empty() {
+                break;
+            }
+            if !keys.remove(&need.key) {
+                continue;
+            }
+            if let (Some(cluster), Some(part)) = (self.model.clusters.get(&need.name), self.clusters.get_mut(&need.key))
+            {
+                let next = ClusterPart::compile(need, cluster, &self.host, ids, Some(part));
+                exchange(&mut self.image, &mut self.shared, part, &next);
+                *part = next;
+            }
+        }
+        let unused: Vec<BackendId> = self.shared.extract_if(|_, parts| *parts == 0).map(|(id, _)| id).collect();
+        for backend in unused.iter().filter_map(|id| self.image.backends.remove(id)) {
+            ids.backend_stats.free(part::backend_name(backend.address));
+            ids.backends.forget(backend.address);
+        }
     }
 }
 
+/// Puts a cluster's new part in the place of its former one. Backends that no part has any more stay, with a count of 0.
+fn exchange(image: &mut Image, shared: &mut HashMap<BackendId, u32>, before: &ClusterPart, after: &ClusterPart) {
+    let (id, table) = &after.table;
+    if !Arc::ptr_eq(table, &before.table.1) {
+        image.subsets.insert(*id, table.clone());
+    }
+    for (id, backend) in &after.backends {
+        *shared.entry(*id).or_default() += 1;
+        if image.backends.get(id) != Some(backend) {
+            image.backends.insert(*id, *backend);
+        }
+    }
+    for (id, _) in &before.backends {
+        shared.entry(*id).and_modify(|parts| *parts -= 1);
+    }
+}
+
+/// Whether some endpoint of a cluster has one of these addresses, which are sorted as endpoints are.
+fn has_any(cluster: &Cluster, addresses: &[IpAddr]) -> bool {
+    let endpoints = &cluster.endpoints;
+    if addresses.len() < endpoints.len() {
+        return addresses.iter().any(|one| endpoints.binary_search_by_key(one, |endpoint| endpoint.address).is_ok());
+    }
+    endpoints.iter().any(|endpoint| addresses.binary_search(&endpoint.address).is_ok())
+}
+
 /// Which of the image's tables must be put together anew.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Stale {
-    /// The rules.
-    tables: bool,
+    /// Positions of the listeners whose tables are others.
+    tables: Vec<usize>,
+    /// All rules: their numbers or those of their statistics are others.
+    numbers: bool,
     /// The VIPs, and where the rules' listeners are.
     places: bool,
     /// The subsets and backends.
@@ -177,16 +239,19 @@ struct Stale {
 }
 
 impl Stale {
-    const ALL: Stale = Stale { tables: true, places: true, needs: true };
+    fn all() -> Stale {
+        Stale { tables: Vec::new(), numbers: true, places: true, needs: true }
+    }
 
-    fn note(&mut self, before: Option<&ListenerPart>, after: &ListenerPart) {
+    fn note(&mut self, before: Option<&ListenerPart>, after: &ListenerPart, at: usize) {
         let Some(before) = before else {
-            *self = Stale::ALL;
+            *self = Stale::all();
             return;
         };
-        self.tables = true;
-        self.places |= before.vips != after.vips
-            || !before.tables.iter().map(|one| one.0).eq(after.tables.iter().map(|one| one.0));
+        self.tables.push(at);
+        let same_rules = before.tables.iter().map(|one| one.0).eq(after.tables.iter().map(|one| one.0));
+        self.numbers |= !same_rules || !before.statistics().eq(after.statistics());
+        self.places |= !same_rules || before.vips != after.vips;
         self.needs |= before.needs != after.needs;
     }
 }

@@ -106,6 +106,11 @@ impl ListenerPart {
         Some(SubsetId(ids.subsets.id(key)))
     }
 
+    /// Numbers of its destinations' statistics.
+    pub fn statistics(&self) -> impl Iterator<Item = StatsId> {
+        self.tables.iter().flat_map(|(_, table)| table.destinations.iter().map(|destination| destination.stats))
+    }
+
     /// Where the part stands beside a listener, by their doors.
     pub fn order(&self, listener: &Arc<Listener>) -> Ordering {
         match Arc::ptr_eq(&self.listener, listener) {
@@ -131,6 +136,16 @@ fn destination_name(destination: &Destination) -> Arc<str> {
         Some(subset) => format!("{}:{}/{subset}", destination.host, destination.port).into(),
         None => format!("{}:{}", destination.host, destination.port).into(),
     }
+}
+
+/// The keys of a cluster's tables.
+pub(super) fn keys(cluster: &ClusterName) -> [u64; 2] {
+    [Family::V4, Family::V6].map(|family| name_hash(&subset_name(cluster, family)))
+}
+
+/// By which the number of a backend's statistics is known.
+pub(super) fn backend_name(address: SocketAddr) -> u64 {
+    name_hash(&address.to_string())
 }
 
 fn subset_name(cluster: &ClusterName, family: Family) -> String {
@@ -168,7 +183,7 @@ impl ClusterPart {
             };
             let address = SocketAddr::new(endpoint.address, endpoint.port.get());
             let backend = BackendId(ids.backends.id(address));
-            let stats = StatsId(ids.backend_stats.id(name_hash(&address.to_string())));
+            let stats = StatsId(ids.backend_stats.id(backend_name(address)));
             backends.push((backend, Backend { address, forwarding: path.forwarding, source: path.source, stats }));
             members.push(SubsetMember { backend, address, weight: endpoint.weight });
         }

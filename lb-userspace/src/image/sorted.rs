@@ -1,103 +1,112 @@
-//! A map as one sorted list behind a counted reference: an unchanged one is shared between revisions for nothing, and two
-//! that are shared are equal at a glance. Meant to be built at once; single insertions are linear.
+//! A map as a sorted list in pieces behind counted references: copies are free, a change copies one piece, and what two lists
+//! share is equal at a glance.
 
 use std::{borrow::Borrow, cmp::Ordering, sync::Arc};
 
+/// Most entries of a piece. A change copies one piece and the list of pieces.
+const PIECE: usize = if cfg!(test) { 4 } else { 256 };
+
+type Piece<K, V> = Arc<Vec<(K, V)>>;
+
 /// Entries in the order of their keys, each key once.
 #[derive(Debug)]
-pub struct Sorted<K, V>(Arc<Vec<(K, V)>>);
+pub struct Sorted<K, V> {
+    /// None is empty.
+    pieces: Arc<Vec<Piece<K, V>>>,
+    len: usize,
+}
 
 impl<K, V> Clone for Sorted<K, V> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self { pieces: self.pieces.clone(), len: self.len }
     }
 }
 
 impl<K, V> Default for Sorted<K, V> {
     fn default() -> Self {
-        Self(Arc::default())
+        Self { pieces: Arc::default(), len: 0 }
     }
 }
 
-impl<K: PartialEq, V: PartialEq> PartialEq for Sorted<K, V> {
+impl<K: Ord, V: PartialEq> PartialEq for Sorted<K, V> {
     fn eq(&self, other: &Self) -> bool {
-        self.is_same(other) || self.0 == other.0
+        self.len == other.len
+            && self.walk(other).all(|(old, new)| matches!((old, new), (Some(old), Some(new)) if old.1 == new.1))
     }
 }
 
 impl<K, V> Sorted<K, V> {
     /// Whether both are one list in memory, and so equal.
     pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.pieces, &other.pieces)
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.len
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.len == 0
     }
 
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&K, &V)> {
-        self.0.iter().map(|(key, value)| (key, value))
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&K, &V)> + Clone {
+        self.pieces.iter().flat_map(|piece| piece.iter()).map(|(key, value)| (key, value))
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &K> {
-        self.0.iter().map(|(key, _)| key)
+        self.iter().map(|(key, _)| key)
     }
 
     pub fn values(&self) -> impl Iterator<Item = &V> {
-        self.0.iter().map(|(_, value)| value)
+        self.iter().map(|(_, value)| value)
     }
 }
 
 impl<K: Ord, V> Sorted<K, V> {
-    fn find<Q: Ord + ?Sized>(&self, key: &Q) -> Result<usize, usize>
+    /// The piece in which a key is or would be, and its position there. Without pieces there is none.
+    fn find<Q: Ord + ?Sized>(&self, key: &Q) -> (usize, Result<usize, usize>)
     where
         K: Borrow<Q>,
     {
-        self.0.binary_search_by(|(known, _)| known.borrow().cmp(key))
+        let after = self.pieces.partition_point(|piece| piece.first().is_some_and(|(first, _)| first.borrow() <= key));
+        let at = after.saturating_sub(1);
+        let piece = self.pieces.get(at).map_or(&[][..], |piece| piece);
+        (at, piece.binary_search_by(|(known, _)| known.borrow().cmp(key)))
     }
 
     pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
     {
-        self.find(key).ok().map(|at| &self.0[at].1)
+        let (piece, at) = self.find(key);
+        at.ok().map(|at| &self.pieces[piece][at].1)
     }
 
     pub fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
     {
-        self.find(key).is_ok()
+        self.find(key).1.is_ok()
+    }
+
+    /// The entries of both, those of one key side by side. Pieces that both share are left out.
+    fn walk<'a>(&'a self, new: &'a Self) -> Walk<'a, K, V> {
+        Walk { old: Cursor::new(&self.pieces), new: Cursor::new(&new.pieces) }
     }
 
     /// What it takes to come from `self` to `new`, in the order of keys: entries that are new or differ by `same`, and keys
     /// that are gone with their values.
     pub fn changes<'a>(&'a self, new: &'a Self, same: impl Fn(&V, &V) -> bool) -> Changes<'a, K, V> {
         let mut changes = Changes { put: Vec::new(), gone: Vec::new() };
-        if self.is_same(new) {
-            return changes;
-        }
-        let (mut old, mut new) = (self.0.iter().peekable(), new.0.iter().peekable());
-        loop {
-            let order = match (old.peek(), new.peek()) {
-                (None, None) => return changes,
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some((before, _)), Some((after, _))) => before.cmp(after),
-            };
-            let before = if order.is_le() { old.next() } else { None };
-            let after = if order.is_ge() { new.next() } else { None };
+        for (before, after) in self.walk(new) {
             match (before, after) {
                 (Some((_, before)), Some((_, after))) if same(before, after) => {}
                 (_, Some((key, value))) => changes.put.push((key, value)),
                 (Some((key, value)), None) => changes.gone.push((key, value)),
-                (None, None) => return changes,
+                (None, None) => {}
             }
         }
+        changes
     }
 }
 
@@ -108,37 +117,121 @@ pub struct Changes<'a, K, V> {
     pub gone: Vec<(&'a K, &'a V)>,
 }
 
+/// A place in a list.
+struct Cursor<'a, K, V> {
+    pieces: &'a [Piece<K, V>],
+    at: usize,
+}
+
+impl<'a, K, V> Cursor<'a, K, V> {
+    fn new(pieces: &'a [Piece<K, V>]) -> Self {
+        Self { pieces, at: 0 }
+    }
+
+    fn peek(&self) -> Option<&'a (K, V)> {
+        self.pieces.first()?.get(self.at)
+    }
+
+    fn next(&mut self) -> Option<&'a (K, V)> {
+        let entry = self.peek()?;
+        self.at += 1;
+        if self.at == self.pieces[0].len() {
+            self.skip();
+        }
+        Some(entry)
+    }
+
+    /// The piece that begins here.
+    fn piece(&self) -> Option<&'a Piece<K, V>> {
+        self.pieces.first().filter(|_| self.at == 0)
+    }
+
+    /// Goes to the next piece.
+    fn skip(&mut self) {
+        (self.pieces, self.at) = (&self.pieces[1..], 0);
+    }
+}
+
+struct Walk<'a, K, V> {
+    old: Cursor<'a, K, V>,
+    new: Cursor<'a, K, V>,
+}
+
+impl<'a, K: Ord, V> Iterator for Walk<'a, K, V> {
+    type Item = (Option<&'a (K, V)>, Option<&'a (K, V)>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while let (Some(old), Some(new)) = (self.old.piece(), self.new.piece())
+            && Arc::ptr_eq(old, new)
+        {
+            self.old.skip();
+            self.new.skip();
+        }
+        let order = match (self.old.peek(), self.new.peek()) {
+            (None, None) => return None,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((before, _)), Some((after, _))) => before.cmp(after),
+        };
+        let before = if order.is_le() { self.old.next() } else { None };
+        let after = if order.is_ge() { self.new.next() } else { None };
+        Some((before, after))
+    }
+}
+
 impl<K: Ord + Clone, V: Clone> Sorted<K, V> {
     pub fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
     where
         K: Borrow<Q>,
     {
-        let at = self.find(key).ok()?;
-        Some(&mut Arc::make_mut(&mut self.0)[at].1)
+        let (piece, at) = self.find(key);
+        let at = at.ok()?;
+        Some(&mut Arc::make_mut(&mut Arc::make_mut(&mut self.pieces)[piece])[at].1)
     }
 
     /// The value that was there before.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
-        let at = match self.0.last() {
-            Some((last, _)) if *last < key => Err(self.0.len()),
-            _ => self.find(&key),
+        let (piece, at) = self.find(&key);
+        let pieces = Arc::make_mut(&mut self.pieces);
+        let Some(entries) = pieces.get_mut(piece) else {
+            pieces.push(Arc::new(vec![(key, value)]));
+            self.len = 1;
+            return None;
         };
-        let entries = Arc::make_mut(&mut self.0);
-        match at {
-            Ok(at) => Some(std::mem::replace(&mut entries[at].1, value)),
-            Err(at) => {
-                entries.insert(at, (key, value));
-                None
-            }
+        let entries = Arc::make_mut(entries);
+        let at = match at {
+            Ok(at) => return Some(std::mem::replace(&mut entries[at].1, value)),
+            Err(at) => at,
+        };
+        entries.insert(at, (key, value));
+        self.len += 1;
+        if entries.len() > PIECE {
+            // Lists are mostly built in the order of their keys: then pieces stay full.
+            let half = if at == PIECE { PIECE } else { PIECE / 2 };
+            let rest = entries.split_off(half);
+            pieces.insert(piece + 1, Arc::new(rest));
         }
+        None
     }
 
     pub fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
     {
-        let at = self.find(key).ok()?;
-        Some(Arc::make_mut(&mut self.0).remove(at).1)
+        let (piece, at) = self.find(key);
+        let at = at.ok()?;
+        let pieces = Arc::make_mut(&mut self.pieces);
+        let entries = Arc::make_mut(&mut pieces[piece]);
+        let (_, value) = entries.remove(at);
+        let len = entries.len();
+        if len == 0 {
+            pieces.remove(piece);
+        } else if pieces.get(piece + 1).is_some_and(|next| len + next.len() <= PIECE / 2) {
+            let next = pieces.remove(piece + 1);
+            Arc::make_mut(&mut pieces[piece]).extend(next.iter().cloned());
+        }
+        self.len -= 1;
+        Some(value)
     }
 }
 
@@ -148,7 +241,12 @@ impl<K: Ord, V> FromIterator<(K, V)> for Sorted<K, V> {
         let mut entries: Vec<(K, V)> = entries.into_iter().collect();
         entries.sort_by(|a, b| a.0.cmp(&b.0));
         entries.dedup_by(|later, first| later.0 == first.0);
-        Self(Arc::new(entries))
+        let (len, mut entries) = (entries.len(), entries.into_iter().peekable());
+        let mut pieces = Vec::with_capacity(len.div_ceil(PIECE));
+        while entries.peek().is_some() {
+            pieces.push(Arc::new(entries.by_ref().take(PIECE).collect()));
+        }
+        Self { pieces: Arc::new(pieces), len }
     }
 }
 
@@ -160,10 +258,10 @@ impl<K: Ord + Clone, V: Clone> Extend<(K, V)> for Sorted<K, V> {
 
 impl<'a, K, V> IntoIterator for &'a Sorted<K, V> {
     type Item = (&'a K, &'a V);
-    type IntoIter = std::iter::Map<std::slice::Iter<'a, (K, V)>, fn(&'a (K, V)) -> (&'a K, &'a V)>;
+    type IntoIter = Box<dyn Iterator<Item = (&'a K, &'a V)> + 'a>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.0.iter().map(|(key, value)| (key, value))
+        Box::new(self.iter())
     }
 }
 
@@ -187,6 +285,15 @@ mod tests {
                 prop_assert!(map.iter().eq(sorted.iter()));
                 prop_assert_eq!(map.get(&key), sorted.get(&key));
                 prop_assert!(kept.iter().map(|(key, value)| (*key, *value)).eq(before), "a copy changed");
+                prop_assert_eq!(sorted.len(), map.len());
+                prop_assert!(sorted.pieces.iter().all(|piece| (1..=PIECE).contains(&piece.len())));
+                prop_assert_eq!(kept == sorted, kept.iter().eq(sorted.iter()));
+                let mut back = kept.clone();
+                let changes = kept.changes(&sorted, |a, b| a == b);
+                prop_assert!(changes.put.len() + changes.gone.len() <= 1, "one step is one change");
+                changes.put.into_iter().for_each(|(key, value)| _ = back.insert(*key, *value));
+                changes.gone.into_iter().for_each(|(key, _)| _ = back.remove(key));
+                prop_assert!(back == sorted);
             }
         }
 

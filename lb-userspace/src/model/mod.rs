@@ -35,7 +35,7 @@ pub use crate::spec::{ObjectName, Origin};
 pub use candidates::{Candidate, Fate, candidates};
 pub use lint::{analyze, excuse};
 pub use parse::{Identity, Services, parse};
-pub use parser::{Extent, Parsed, Parser};
+pub use parser::{Extent, Parsed, Parser, Task, Whole};
 
 use crate::snapshot::Chain;
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     finding::{self, Finding},
-    spec::{Change, Specs, Store},
+    spec::{Change, Key, Manifest, Specs, Store},
 };
 
 /// Objects below which everything is parsed each time: that takes a few milliseconds.
@@ -37,6 +37,8 @@ pub struct Parsed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
     Whole,
+    /// Nothing has changed since the last parsing.
+    Nothing,
     /// Only what a change reaches was parsed: [`Parser::whole`] is due when there is time.
     Part,
 }
@@ -51,9 +53,13 @@ impl Parser {
         &self.findings
     }
 
-    /// Parses what the last merge changed, if that can be told, else everything.
+    /// Parses what the last merge changed, if that can be told, else everything. To be called after every merge.
     pub fn parse(&mut self, store: &Store) -> Parsed {
-        match store.changes().and_then(|changes| self.part(changes)) {
+        let changes = store.changes();
+        if changes.is_some_and(<[Change]>::is_empty) {
+            return Parsed { model: self.model.clone(), extent: Extent::Nothing };
+        }
+        match changes.and_then(|changes| self.part(changes)) {
             Some(model) => Parsed { model, extent: Extent::Part },
             None => Parsed { model: self.whole(store), extent: Extent::Whole },
         }
@@ -61,9 +67,18 @@ impl Parser {
 
     /// Parses everything.
     pub fn whole(&mut self, store: &Store) -> Arc<Model> {
-        let (model, findings) = parse(&store.specs(), &self.identity);
-        self.links = (store.len() > FEW).then(|| Links::new(store.manifests(), &self.identity));
-        (self.model, self.findings) = (Arc::new(model), findings);
+        self.take(self.task(store).run())
+    }
+
+    /// The parsing of everything that there is now.
+    pub fn task(&self, store: &Store) -> Task {
+        let manifests = store.manifests().map(|(key, manifest)| (key.clone(), manifest.clone())).collect();
+        Task { manifests, identity: self.identity.clone(), former: self.model.clone() }
+    }
+
+    /// Goes on from what a task found. The store must be what it was.
+    pub fn take(&mut self, whole: Whole) -> Arc<Model> {
+        (self.model, self.findings, self.links) = (whole.model, whole.findings, whole.links);
         self.model.clone()
     }
 
@@ -79,6 +94,48 @@ impl Parser {
         finding::sort(&mut self.findings);
         self.model = Arc::new(spliced(&self.model, part, &reach));
         Some(self.model.clone())
+    }
+}
+
+/// A parsing of everything, to be done wherever there is time for it.
+#[derive(Debug)]
+pub struct Task {
+    manifests: Vec<(Key, Manifest)>,
+    identity: Identity,
+    former: Arc<Model>,
+}
+
+/// What a [`Task`] found.
+#[derive(Debug)]
+pub struct Whole {
+    model: Arc<Model>,
+    findings: Vec<Finding>,
+    links: Option<Links>,
+}
+
+impl Task {
+    pub fn run(self) -> Whole {
+        let (mut model, findings) = parse(&Specs::new(self.manifests.iter().map(|(_, one)| one)), &self.identity);
+        share(&mut model, &self.former);
+        let manifests = self.manifests.iter().map(|(key, manifest)| (key, manifest));
+        let links = (self.manifests.len() > FEW).then(|| Links::new(manifests, &self.identity));
+        Whole { model: Arc::new(model), findings, links }
+    }
+}
+
+/// What is in `model` as it was in `former` becomes the same one, so that a glance tells.
+fn share(model: &mut Model, former: &Model) {
+    let mut old = former.listeners.iter().peekable();
+    for listener in &mut model.listeners {
+        while old.next_if(|old| old.door < listener.door).is_some() {}
+        if let Some(old) = old.next_if(|old| *old == listener) {
+            *listener = old.clone();
+        }
+    }
+    for (name, cluster) in &mut model.clusters {
+        if let Some(old) = former.clusters.get(name).filter(|old| *old == cluster) {
+            *cluster = old.clone();
+        }
     }
 }
 

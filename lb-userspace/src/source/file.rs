@@ -3,7 +3,7 @@
 //! Does not follow changes; that is [`super::watch`].
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap, HashSet},
     fs, io,
     io::Read,
     os::unix::fs::MetadataExt,
@@ -14,7 +14,7 @@ use std::{
 
 use thiserror::Error;
 
-use crate::spec::{FileSpecs, read, read_all, refused};
+use crate::spec::{FileSpecs, Reading, Source, read, read_all, refused};
 
 /// Largest file that is read, in bytes.
 pub const MAX_FILE: u64 = 64 << 20;
@@ -55,8 +55,15 @@ pub fn load<P: AsRef<Path>>(paths: &[P]) -> Loaded {
 }
 
 /// As [`load`], and hands over the name and text of each file, for those who show places in it.
-pub fn load_keeping<P: AsRef<Path>>(paths: &[P], keep: impl FnMut(Arc<str>, String)) -> Loaded {
-    Reader::default().load_keeping(paths, keep)
+pub fn load_keeping<P: AsRef<Path>>(paths: &[P], mut keep: impl FnMut(Arc<str>, String)) -> Loaded {
+    let mut reader = Reader::default();
+    let loaded = reader.load(paths);
+    for (path, known) in reader.known {
+        if let Content::Read(reading) = known.content {
+            keep(name(&path), reading.text);
+        }
+    }
+    loaded
 }
 
 /// Adds what is not a file, such as standard input, under a name of its own.
@@ -73,79 +80,126 @@ pub fn add_stream(name: &str, stream: impl Read, loaded: &mut Loaded, mut keep: 
     }
 }
 
-/// Reads the same paths time and again: a file that did not change is not read again.
+/// Reads the same paths time and again: a file that did not change is not read again, and of one that did only the documents
+/// that changed.
 #[derive(Debug, Default)]
 pub struct Reader {
     known: HashMap<PathBuf, Known>,
+    /// The files of the last reading, if that had all it was asked for.
+    order: Option<Vec<PathBuf>>,
 }
 
 #[derive(Debug)]
 struct Known {
-    stamp: Stamp,
-    specs: Arc<FileSpecs>,
+    /// `None`: it changed so lately that another change would not show.
+    stamp: Option<Stamp>,
+    content: Content,
 }
 
-/// What one file of a load turned out to be.
-enum Found {
-    /// Not changed, or refused.
-    Specs(Arc<FileSpecs>),
-    /// Position among the texts to parse.
-    Text(usize),
+#[derive(Debug)]
+enum Content {
+    Read(Reading),
+    Refused(Arc<FileSpecs>),
+}
+
+impl Known {
+    fn specs(&self) -> Arc<FileSpecs> {
+        match &self.content {
+            Content::Read(reading) => reading.specs.clone(),
+            Content::Refused(specs) => specs.clone(),
+        }
+    }
+
+    fn reading(&self) -> Option<&Reading> {
+        match &self.content {
+            Content::Read(reading) => Some(reading),
+            Content::Refused(_) => None,
+        }
+    }
+}
+
+/// A file that was opened.
+struct Opened {
+    path: PathBuf,
+    stamp: Option<Stamp>,
+    text: Result<String, FileSpecs>,
 }
 
 impl Reader {
     /// Reads all paths as they are now.
     pub fn load<P: AsRef<Path>>(&mut self, paths: &[P]) -> Loaded {
-        self.load_keeping(paths, |_, _| {})
-    }
-
-    fn load_keeping<P: AsRef<Path>>(&mut self, paths: &[P], mut keep: impl FnMut(Arc<str>, String)) -> Loaded {
-        let (mut loaded, mut found, mut texts) = (Loaded::default(), Vec::new(), Vec::new());
+        let (mut order, mut opened, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
         for path in paths.iter().map(AsRef::as_ref) {
             match files(path) {
-                Ok(files) => files.into_iter().for_each(|file| match self.open(&file, &mut texts) {
-                    Ok(one) => found.push((file, one)),
-                    Err(source) => loaded.unreadable.push(Unreadable { path: file, source }),
+                Ok(files) => files.into_iter().for_each(|file| match self.open(&file) {
+                    Ok(fresh) => {
+                        order.push(file);
+                        opened.extend(fresh);
+                    }
+                    Err(source) => unreadable.push(Unreadable { path: file, source }),
                 }),
-                Err(source) => loaded.unreadable.push(Unreadable { path: path.to_owned(), source }),
+                Err(source) => unreadable.push(Unreadable { path: path.to_owned(), source }),
             }
         }
-        let (texts, stamps): (Vec<_>, Vec<_>) = texts.into_iter().unzip();
-        let specs: Vec<Arc<FileSpecs>> = read_all(&texts).into_iter().map(Arc::new).collect();
-        let mut known = HashMap::new();
-        for (path, one) in found {
-            let (stamp, specs) = match one {
-                Found::Specs(specs) => (self.known.remove(&path).map(|known| known.stamp), specs),
-                Found::Text(at) => (stamps[at], specs[at].clone()),
-            };
-            loaded.files.push(specs.clone());
-            known.extend(stamp.map(|stamp| (path, Known { stamp, specs })));
-        }
-        self.known = known;
-        texts.into_iter().for_each(|(file, text)| keep(file, text));
+        self.take(opened);
+        let present: HashSet<&PathBuf> = order.iter().collect();
+        self.known.retain(|path, _| present.contains(path));
+        let loaded = Loaded { files: self.specs(&order), unreadable };
+        self.order = loaded.unreadable.is_empty().then_some(order);
         loaded
     }
 
+    /// As [`Reader::load`], where only these files may have changed since the last call.
+    pub fn update<P: AsRef<Path>>(&mut self, paths: &[P], changed: &BTreeSet<PathBuf>) -> Loaded {
+        let Some(order) = self.order.take().filter(|_| changed.iter().all(|path| self.known.contains_key(path))) else {
+            return self.load(paths);
+        };
+        let opened: io::Result<Vec<Option<Opened>>> = changed.iter().map(|path| self.open(path)).collect();
+        let Ok(opened) = opened else { return self.load(paths) };
+        self.take(opened.into_iter().flatten().collect());
+        let loaded = Loaded { files: self.specs(&order), unreadable: Vec::new() };
+        self.order = Some(order);
+        loaded
+    }
+
+    fn specs(&self, order: &[PathBuf]) -> Vec<Arc<FileSpecs>> {
+        order.iter().filter_map(|path| self.known.get(path)).map(Known::specs).collect()
+    }
+
     /// Looks at a file and, where it may have changed, reads it.
-    fn open(&self, path: &Path, texts: &mut Vec<(Text, Option<Stamp>)>) -> io::Result<Found> {
+    fn open(&self, path: &Path) -> io::Result<Option<Opened>> {
         let now = SystemTime::now();
         let stamp = Stamp::of(&fs::metadata(path)?);
-        if let Some(known) = self.known.get(path).filter(|known| known.stamp == stamp) {
-            return Ok(Found::Specs(known.specs.clone()));
+        if self.known.get(path).is_some_and(|known| known.stamp == Some(stamp)) {
+            return Ok(None);
         }
-        let file = name(path);
-        match text(&file, bytes(fs::File::open(path)?)?) {
-            Ok(text) => {
-                texts.push(((file, text), stamp.is_settled(now).then_some(stamp)));
-                Ok(Found::Text(texts.len() - 1))
+        let text = text(&name(path), bytes(fs::File::open(path)?)?);
+        Ok(Some(Opened { path: path.to_owned(), stamp: stamp.is_settled(now).then_some(stamp), text }))
+    }
+
+    /// Reads what was opened.
+    fn take(&mut self, opened: Vec<Opened>) {
+        let (mut files, mut sources) = (Vec::new(), Vec::new());
+        for Opened { path, stamp, text } in opened {
+            match text {
+                Ok(text) => {
+                    let former = self.known.get(&path).and_then(Known::reading);
+                    sources.push(Source { file: name(&path), text, former });
+                    files.push((path, stamp, None));
+                }
+                Err(refused) => files.push((path, stamp, Some(refused))),
             }
-            Err(refused) => Ok(Found::Specs(refused.into())),
+        }
+        let mut readings = read_all(sources).into_iter();
+        for (path, stamp, refused) in files {
+            let content = match refused {
+                Some(refused) => Some(Content::Refused(refused.into())),
+                None => readings.next().map(Content::Read),
+            };
+            self.known.extend(content.map(|content| (path, Known { stamp, content })));
         }
     }
 }
-
-/// A file's name and content.
-type Text = (Arc<str>, String);
 
 /// By which a change of a file is known without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -280,6 +334,46 @@ mod tests {
         assert!(!Arc::ptr_eq(&before[0], &after[0]) && Arc::ptr_eq(&before[1], &after[1]));
         fs::remove_file(directory.join("b.yaml")).unwrap();
         assert_eq!(settled(&mut reader).len(), 1);
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn an_update_gives_what_a_load_gives() {
+        let directory = scratch("update");
+        let file = |name: &str| directory.join(name);
+        let service = |port: u16| {
+            format!("apiVersion: v1\nkind: Service\nmetadata: {{name: s}}\nspec: {{ports: [{{port: {port}}}]}}\n")
+        };
+        fs::write(file("a.yaml"), service(80)).unwrap();
+        fs::write(file("b.yaml"), service(81)).unwrap();
+        let mut reader = Reader::default();
+        let mut update = |changed: &[&str]| {
+            let paths = [directory.clone(), file("c.yaml")];
+            let changed = changed.iter().map(|name| file(name)).collect();
+            let (updated, loaded) = (reader.update(&paths, &changed), load(&paths));
+            assert_eq!(updated.files, loaded.files);
+            let told = |loaded: &Loaded| loaded.unreadable.iter().map(ToString::to_string).collect::<Vec<_>>();
+            assert_eq!(told(&updated), told(&loaded));
+            updated.files
+        };
+        // The first time, and with a path that is not there.
+        update(&[]);
+        fs::write(file("c.yaml"), service(82)).unwrap();
+        assert_eq!(update(&["c.yaml"]).len(), 4);
+        fs::write(file("b.yaml"), service(83)).unwrap();
+        update(&["b.yaml"]);
+        fs::write(file("b.yaml"), b"\xe9").unwrap();
+        fs::write(file("c.yaml"), service(84)).unwrap();
+        update(&["b.yaml", "c.yaml"]);
+        fs::write(file("d.yaml"), service(85)).unwrap();
+        fs::remove_file(file("a.yaml")).unwrap();
+        assert_eq!(update(&["a.yaml", "d.yaml"]).len(), 4);
+        // What is not named is not looked at.
+        let before = update(&["d.yaml"]);
+        fs::write(file("b.yaml"), service(86)).unwrap();
+        let paths = [directory.clone(), file("c.yaml")];
+        let after = reader.update(&paths, &BTreeSet::from([file("d.yaml")])).files;
+        assert!(before[..2].iter().zip(&after).all(|(one, other)| Arc::ptr_eq(one, other)));
         fs::remove_dir_all(directory).unwrap();
     }
 

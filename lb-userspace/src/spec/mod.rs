@@ -26,6 +26,6 @@ mod tests;
 
 pub use node::{Position, Positions, push_field};
 pub use object::{Created, Key, Kind, Manifest, Object, ObjectName, Origin, Specs};
-pub use parallel::read_all;
+pub use parallel::{Reading, Source, read_all};
 pub use read::{FileSpecs, Item, Outcome, read, refused};
 pub use store::{Change, Store};

@@ -176,7 +176,7 @@ impl<T> Object<T> {
 }
 
 /// A valid object of some kind, shared between loads.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Manifest {
     Gateway(Arc<Object<Gateway>>),
     VirtualService(Arc<Object<VirtualService>>),
@@ -190,6 +190,47 @@ pub enum Manifest {
     Pod(Arc<Object<Pod>>),
     Namespace(Arc<Object<Namespace>>),
     Secret(Arc<Object<Secret>>),
+}
+
+impl Manifest {
+    /// Whether both are one object in memory.
+    pub fn is_same(&self, other: &Manifest) -> bool {
+        self.compare(other, true)
+    }
+
+    /// A glance tells most times, and objects are large.
+    fn compare(&self, other: &Manifest, at_a_glance: bool) -> bool {
+        macro_rules! compare {
+            ($($kind:ident),*) => {
+                match (self, other) {
+                    $((Manifest::$kind(one), Manifest::$kind(other)) => {
+                        Arc::ptr_eq(one, other) || !at_a_glance && one == other
+                    })*
+                    _ => false,
+                }
+            };
+        }
+        compare!(
+            Gateway,
+            VirtualService,
+            DestinationRule,
+            ServiceEntry,
+            WorkloadEntry,
+            WorkloadGroup,
+            Service,
+            Endpoints,
+            EndpointSlice,
+            Pod,
+            Namespace,
+            Secret
+        )
+    }
+}
+
+impl PartialEq for Manifest {
+    fn eq(&self, other: &Manifest) -> bool {
+        self.compare(other, false)
+    }
 }
 
 /// All valid objects, each list in the order of `namespace/name`: what `model` reads.

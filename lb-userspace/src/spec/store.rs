@@ -4,7 +4,7 @@
 //! read from it. An object or a file that is gone is gone.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -25,8 +25,10 @@ struct Held {
 #[derive(Clone, Debug, Default)]
 pub struct Store {
     held: BTreeMap<Key, Held>,
-    /// The files of the last load, if `held` is exactly what they say.
+    /// The files of the last load, if all could be read and no object stands in two of them.
     files: Option<Vec<Arc<FileSpecs>>>,
+    /// Objects that are broken in those files.
+    rejected: HashSet<Key>,
     /// What the last merge changed, where it went file by file.
     changes: Option<Vec<Change>>,
 }
@@ -47,32 +49,35 @@ impl Store {
     pub fn merge<F: Clone + Into<Arc<FileSpecs>>>(&mut self, files: &[F], unreadable: &[Arc<str>]) -> Vec<Finding> {
         let files: Vec<Arc<FileSpecs>> = files.iter().cloned().map(Into::into).collect();
         let mut findings: Vec<Finding> = files.iter().flat_map(|file| file.findings.clone()).collect();
-        let plain = unreadable.is_empty() && files.iter().all(|file| is_plain(file));
-        let former = self.files.take().filter(|_| plain);
+        let former = self.files.take().filter(|_| unreadable.is_empty());
         self.changes = former.and_then(|former| self.exchange(&former, &files));
         if self.changes.is_some() {
             self.files = Some(files);
             return findings;
         }
         let twice = self.rebuild(&files, unreadable);
-        if plain && twice.is_empty() {
+        if unreadable.is_empty() && twice.is_empty() {
+            self.rejected = files.iter().flat_map(|file| rejected(file)).cloned().collect();
             self.files = Some(files);
         }
         findings.extend(twice);
         findings
     }
 
-    /// Takes over only the files that changed. `None`: some object stands in two of them, and nothing can be said file by
-    /// file; then `held` must be built anew.
+    /// Takes over only the files that changed. `None`: something in them is broken or was, or some object stands in two files,
+    /// and nothing can be said file by file; then `held` must be built anew.
     fn exchange(&mut self, former: &[Arc<FileSpecs>], files: &[Arc<FileSpecs>]) -> Option<Vec<Change>> {
-        let names = |files: &[Arc<FileSpecs>]| files.iter().map(|file| file.file.clone()).collect::<Vec<_>>();
-        let mut changes = Vec::new();
-        if names(former) != names(files) {
+        let same_names = former.len() == files.len() && former.iter().zip(files).all(|(old, new)| old.file == new.file);
+        let changed: Vec<_> = former.iter().zip(files).filter(|(old, new)| !Arc::ptr_eq(old, new)).collect();
+        if !same_names || !changed.iter().all(|(old, new)| is_plain(old) && is_plain(new)) {
             return None;
         }
-        for (old, new) in former.iter().zip(files).filter(|(old, new)| !Arc::ptr_eq(old, new)) {
-            let kept: BTreeSet<&Key> = new.items.iter().map(|item| &item.key).collect();
-            if kept.len() < new.items.len() {
+        let mut changes = Vec::new();
+        for (old, new) in changed {
+            let kept: HashSet<&Key> = new.items.iter().map(|item| &item.key).collect();
+            // What is broken elsewhere has its last good version perhaps from here.
+            let elsewhere = || old.items.iter().any(|item| self.rejected.contains(&item.key));
+            if kept.len() < new.items.len() || !self.rejected.is_empty() && elsewhere() {
                 return None;
             }
             for item in old.items.iter().filter(|item| !kept.contains(&item.key)) {
@@ -155,6 +160,11 @@ impl Store {
 /// Whether a file is whole and has no broken object in it.
 fn is_plain(file: &FileSpecs) -> bool {
     !file.incomplete && file.items.iter().all(|item| valid(item).is_some())
+}
+
+/// The objects of a file that are broken.
+fn rejected(file: &FileSpecs) -> impl Iterator<Item = &Key> {
+    file.items.iter().filter(|item| valid(item).is_none()).map(|item| &item.key)
 }
 
 fn valid(item: &Item) -> Option<(&Key, &Manifest)> {

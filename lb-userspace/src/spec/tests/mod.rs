@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 mod admission;
 mod re2;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::finding::{Finding, Severity, code};
 
@@ -210,6 +212,42 @@ fn the_store_keeps_the_last_good_version_of_what_is_broken_and_nothing_else() {
     assert_eq!(load(&[], &["e"]), (String::new(), vec![], 0));
     // Never good: nothing to keep.
     assert_eq!(load(&[("d/x", &service("a", "oops"))], &[]), (String::new(), vec![], 1));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A path that is out of reach, though nothing is under it, has a store build everything anew.
+    #[test]
+    fn a_store_that_takes_changed_files_over_holds_what_one_built_anew_holds(
+        steps in proptest::collection::vec((0usize..3, proptest::collection::vec((0usize..4, 0u8..6), 0..4)), 1..12),
+    ) {
+        let (mut kept, mut anew) = (Store::default(), Store::default());
+        let empty = |file: usize| Arc::new(read(&format!("{file}.yaml").into(), ""));
+        let mut files: Vec<Arc<FileSpecs>> = (0..3).map(empty).collect();
+        for (file, objects) in steps {
+            let text = |(name, way): &(usize, u8)| match way {
+                0..=3 => service(&format!("s{name}"), &format!("8{way}")),
+                4 => service(&format!("s{name}"), "oops"),
+                _ => "a: [\n".to_owned(),
+            };
+            let text = objects.iter().map(text).collect::<Vec<_>>().join("---\n");
+            files[file] = Arc::new(read(&format!("{file}.yaml").into(), &text));
+            let before: BTreeMap<Key, Manifest> = kept.manifests().map(|(key, one)| (key.clone(), one.clone())).collect();
+            prop_assert_eq!(kept.merge(&files, &[]), anew.merge(&files, &["nowhere".into()]));
+            prop_assert!(kept.manifests().eq(anew.manifests()));
+            if let Some(changes) = kept.changes() {
+                let mut after = before;
+                for change in changes {
+                    match &change.now {
+                        Some(now) => _ = after.insert(change.key.clone(), now.clone()),
+                        None => _ = after.remove(&change.key),
+                    }
+                }
+                prop_assert!(kept.manifests().eq(&after), "the changes do not lead there");
+            }
+        }
+    }
 }
 
 #[test]
