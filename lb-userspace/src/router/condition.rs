@@ -183,7 +183,7 @@ impl HeaderText {
 }
 
 /// All fields of one name as one text (RFC 9110 section 5.3).
-fn value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, [u8]>> {
+pub(super) fn value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, [u8]>> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?.as_bytes();
     let mut joined = Cow::Borrowed(first);

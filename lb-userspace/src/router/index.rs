@@ -1,13 +1,20 @@
-//! The routes of one host, found by path. List order stays the law: the index only leaves out routes whose path cannot fit,
-//! and of what is left the first that fits is taken.
+//! The routes of one host, found by path and by header. List order stays the law: the index only leaves out routes that cannot
+//! fit, and of what is left the first that fits is taken.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
+
+use http::HeaderName;
 
 use super::pattern::literal_prefix;
-use crate::snapshot::{Case, Condition, StringMatch};
+use crate::snapshot::{Case, Condition, HeaderCondition, StringMatch};
 
 /// Positions of routes, rising in each list.
-type Routes = Vec<u32>;
+#[derive(Debug, Default)]
+struct Routes {
+    plain: Vec<u32>,
+    /// Those that ask for one exact value of a header, by that: many routes of one path differ by nothing else.
+    by_header: Vec<(HeaderName, HashMap<Box<[u8]>, Vec<u32>>)>,
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Index {
@@ -37,6 +44,23 @@ struct Node {
     routes: Routes,
 }
 
+impl Routes {
+    fn push(&mut self, at: u32, condition: &Condition) {
+        let exact = condition.headers.iter().find_map(|(name, asked)| match asked {
+            HeaderCondition::Is(StringMatch::Exact(value)) => {
+                Some((HeaderName::from_bytes(name.as_bytes()).ok()?, value))
+            }
+            _ => None,
+        });
+        let Some((name, value)) = exact else { return self.plain.push(at) };
+        let known = self.by_header.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
+            self.by_header.push((name, HashMap::new()));
+            self.by_header.len() - 1
+        });
+        self.by_header[known].1.entry(value.as_bytes().into()).or_default().push(at);
+    }
+}
+
 impl Index {
     pub fn new<'c>(conditions: impl Iterator<Item = &'c Condition>) -> Index {
         let mut index = Index::default();
@@ -44,25 +68,25 @@ impl Index {
         for (at, condition) in conditions.enumerate() {
             let at = at as u32;
             let Some(uri) = &condition.uri else {
-                index.anywhere.push(at);
+                index.anywhere.push(at, condition);
                 continue;
             };
             match (&uri.text, uri.case) {
                 (StringMatch::Exact(text), Case::Sensitive) => {
-                    index.sensitive.exact.entry((**text).into()).or_default().push(at);
+                    index.sensitive.exact.entry((**text).into()).or_default().push(at, condition);
                 }
                 (StringMatch::Exact(text), Case::Ignored) => {
-                    index.folded.exact.entry(text.to_ascii_lowercase().into()).or_default().push(at);
+                    index.folded.exact.entry(text.to_ascii_lowercase().into()).or_default().push(at, condition);
                 }
                 (StringMatch::Prefix(text), Case::Sensitive) => {
-                    prefixes[0].entry((**text).into()).or_default().push(at);
+                    prefixes[0].entry((**text).into()).or_default().push(at, condition);
                 }
                 (StringMatch::Prefix(text), Case::Ignored) => {
-                    prefixes[1].entry(text.to_ascii_lowercase().into()).or_default().push(at);
+                    prefixes[1].entry(text.to_ascii_lowercase().into()).or_default().push(at, condition);
                 }
                 (StringMatch::Regex(pattern), _) => match literal_prefix(pattern) {
-                    none if none.is_empty() => index.anywhere.push(at),
-                    prefix => prefixes[0].entry(prefix.into()).or_default().push(at),
+                    none if none.is_empty() => index.anywhere.push(at, condition),
+                    prefix => prefixes[0].entry(prefix.into()).or_default().push(at, condition),
                 },
             }
         }
@@ -72,12 +96,23 @@ impl Index {
         index
     }
 
-    /// The first route for which `fits` holds, of those whose path may fit.
-    pub fn first(&self, path: &str, fits: impl Fn(usize) -> bool) -> Option<usize> {
+    /// The first route for which `fits` holds, of those whose path and header may fit.
+    pub fn first<'h>(
+        &self,
+        path: &str,
+        header: impl Fn(&HeaderName) -> Option<Cow<'h, [u8]>>,
+        fits: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
         let mut best = u32::MAX;
-        let mut scan = |routes: &[u32]| {
+        let mut list = |routes: &[u32]| {
             let found = routes.iter().take_while(|at| **at < best).find(|at| fits(**at as usize));
             best = found.copied().unwrap_or(best);
+        };
+        let mut scan = |routes: &Routes| {
+            list(&routes.plain);
+            for (name, by_value) in &routes.by_header {
+                header(name).and_then(|value| by_value.get(&*value)).into_iter().for_each(|routes| list(routes));
+            }
         };
         self.sensitive.each(path, &mut scan);
         if !self.folded.is_empty() {
@@ -93,7 +128,7 @@ impl Paths {
         self.exact.is_empty() && self.prefixes.nodes.is_empty()
     }
 
-    fn each(&self, path: &str, scan: &mut impl FnMut(&[u32])) {
+    fn each(&self, path: &str, scan: &mut impl FnMut(&Routes)) {
         if let Some(routes) = self.exact.get(path) {
             scan(routes);
         }
@@ -104,7 +139,7 @@ impl Paths {
 impl Prefixes {
     fn new(all: HashMap<Box<str>, Routes>) -> Prefixes {
         let mut all: Vec<_> = all.into_iter().collect();
-        all.sort();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
         let mut nodes: Vec<Node> = Vec::with_capacity(all.len());
         for (prefix, routes) in all {
             // In sorted order the longest prefix of this one is its neighbour before it, or one of that one's parents.
@@ -119,7 +154,7 @@ impl Prefixes {
         Prefixes { nodes }
     }
 
-    fn each(&self, path: &str, scan: &mut impl FnMut(&[u32])) {
+    fn each(&self, path: &str, scan: &mut impl FnMut(&Routes)) {
         let mut at = self.nodes.partition_point(|node| *node.prefix <= *path).checked_sub(1);
         while let Some(node) = at.map(|at| &self.nodes[at]) {
             if path.starts_with(&*node.prefix) {

@@ -303,7 +303,8 @@ impl<'r> Host<'r> {
     /// The first route in list order that fits. `None`: 404.
     pub fn route(self, request: &Request<'_>) -> Option<Rule<'r>> {
         let fits = |at: usize| self.table.routes[at].matcher.fits(request).is_ok();
-        self.table.index.first(request.path, fits).map(|at| self.rule(at))
+        let header = |name: &http::HeaderName| condition::value(request.headers, name);
+        self.table.index.first(request.path, header, fits).map(|at| self.rule(at))
     }
 
     /// Why a route of the host's list does not fit, if it does not.

@@ -11,6 +11,7 @@ pub mod peers;
 pub mod production;
 pub mod programs;
 pub mod report;
+pub mod router;
 pub mod scale;
 pub mod served;
 pub mod veth;

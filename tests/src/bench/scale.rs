@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ use meltemi::spec::Store;
 
 use super::production::Production;
 use super::report::{Report, Target, median};
+use crate::agent;
 
 /// Services in one file.
 const IN_A_FILE: usize = 100;
@@ -230,7 +232,36 @@ pub fn run(endpoints: &[usize]) -> Result<()> {
         ensure!(image.rules.len() == services, "{} rules", image.rules.len());
         changes(&mut report, &mut control, (&files, &watch), image)?;
     }
+    examples(&mut report)?;
     report.print();
+    Ok(())
+}
+
+/// `meltemi check` of each example's directory, from its start to its end.
+fn examples(report: &mut Report) -> Result<()> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/examples");
+    let mut slowest = (0.0, String::new());
+    for entry in fs::read_dir(directory)? {
+        let example = entry?.path();
+        let run = || {
+            let began = Instant::now();
+            let output = Command::new(agent::program()?).arg("check").arg(&example).output()?;
+            ensure!(matches!(output.status.code(), Some(0 | 1)), "check of {} failed", example.display());
+            Ok(began.elapsed().as_secs_f64() * 1e3)
+        };
+        let times: Vec<f64> = (0..CHANGES).map(|_| run()).collect::<Result<_>>()?;
+        let name = example.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if median(&times) > slowest.0 {
+            slowest = (median(&times), name);
+        }
+    }
+    let (time, name) = slowest;
+    report.judged(
+        format!("check of the slowest example, {name}"),
+        format!("{time:.1} ms"),
+        (time, "ms"),
+        Some(Target::AtMost(30.0)),
+    );
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
-use meltemi_tests::bench::{control, endtoend, http, idle, inside, packets, scale, served, veth};
+use meltemi_tests::bench::{control, endtoend, http, idle, inside, packets, router, scale, served, veth};
 use meltemi_tests::world::{BACK_SIDE, Options, World};
 
 /// Measures the data plane and the agent. A target is a ratio to a baseline of the same run wherever it can be one; a
@@ -48,6 +48,8 @@ enum Name {
     Control,
     /// Time from files to tables, with up to 100,000 endpoints
     Scale,
+    /// Time to find a request's route among a thousand
+    Router,
     /// CPU and memory of an agent that has nothing to do
     Idle,
 }
@@ -116,6 +118,7 @@ fn run(cli: Cli) -> Result<()> {
             Name::Served => served::run(cli.rounds, cli.seconds)?,
             Name::Control => control::run()?,
             Name::Scale => scale::run(&[100, 1_000, 10_000, 100_000])?,
+            Name::Router => router::run()?,
             Name::Idle => idle::run(Duration::from_secs(20))?,
         }
     }

@@ -166,9 +166,17 @@ fn any_condition() -> impl Strategy<Value = Condition> {
     let uri = proptest::option::of((text, any::<bool>())).prop_map(|uri| {
         uri.map(|(text, fold)| UriMatch { text, case: if fold { Case::Ignored } else { Case::Sensitive } })
     });
-    (uri, proptest::option::of("GET|PUT")).prop_map(|(uri, method)| Condition {
+    let header = prop_oneof![
+        3 => "[xy]".prop_map(|text| HeaderCondition::Is(StringMatch::Exact(text.into()))),
+        1 => "[xy]?".prop_map(|text| HeaderCondition::Is(StringMatch::Prefix(text.into()))),
+        1 => "[xy]".prop_map(|text| HeaderCondition::IsNot(StringMatch::Exact(text.into()))),
+        1 => Just(HeaderCondition::Absent),
+    ];
+    let headers = proptest::collection::vec(("[ab]".prop_map(Arc::from), header), 0..3);
+    (uri, proptest::option::of("GET|PUT"), headers).prop_map(|(uri, method, headers)| Condition {
         uri,
         method: method.map(|method| StringMatch::Exact(method.into())),
+        headers,
         ..Condition::default()
     })
 }
@@ -181,12 +189,14 @@ proptest! {
     fn the_index_keeps_list_order(
         conditions in proptest::collection::vec(any_condition(), 0..24),
         path in "(/|/a|/b|/ab|A|b){1,4}",
+        sent in proptest::collection::vec(("[ab]", "[xyz]|x,y"), 0..3),
     ) {
         let routes = conditions.iter().enumerate().map(|(at, condition)| {
             route(at as u32, condition.clone(), Outcome::Respond(Respond { status: 200, body: (*b"").into() }))
         });
         let router = only(routes.collect());
-        let headers = HeaderMap::new();
+        let sent: Vec<(&str, &str)> = sent.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let headers = headers(&sent);
         let request = Request { scheme: "http", method: "GET", authority: "a", path: &path, query: None, headers: &headers };
         let host = only_host(&router);
         let first = (0..conditions.len()).find(|at| host.judge(*at, &request).is_ok());

@@ -9,7 +9,6 @@ use crate::snapshot::*;
 
 mod actions;
 mod conditions;
-mod cost;
 mod whole;
 
 pub(super) fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
