@@ -179,7 +179,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
             }
             whole = agent.whole.next() => match whole {
                 Due::Start => agent.start_whole().await,
-                Due::Done(whole) => agent.finish_whole(whole).await,
+                Due::Done(whole) => agent.finish_whole(*whole).await,
             },
         }
     }
@@ -217,7 +217,7 @@ enum Later {
 
 enum Due {
     Start,
-    Done(Whole),
+    Done(Box<Whole>),
 }
 
 impl Later {
@@ -230,7 +230,7 @@ impl Later {
                 Due::Start
             }
             Later::Running(task) => match task.await {
-                Ok(whole) => Due::Done(whole),
+                Ok(whole) => Due::Done(Box::new(whole)),
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
             },
         }

@@ -13,8 +13,10 @@ use crate::snapshot::{Case, Condition, HeaderCondition, StringMatch};
 struct Routes {
     plain: Vec<u32>,
     /// Those that ask for one exact value of a header, by that: many routes of one path differ by nothing else.
-    by_header: Vec<(HeaderName, HashMap<Box<[u8]>, Vec<u32>>)>,
+    by_header: Vec<(HeaderName, ByValue)>,
 }
+
+type ByValue = HashMap<Box<[u8]>, Vec<u32>>;
 
 #[derive(Debug, Default)]
 pub(super) struct Index {
@@ -54,7 +56,7 @@ impl Routes {
         });
         let Some((name, value)) = exact else { return self.plain.push(at) };
         let known = self.by_header.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
-            self.by_header.push((name, HashMap::new()));
+            self.by_header.push((name, ByValue::new()));
             self.by_header.len() - 1
         });
         self.by_header[known].1.entry(value.as_bytes().into()).or_default().push(at);
