@@ -107,10 +107,14 @@ pub mod code {
         INVALID_CREDENTIAL = "IST0161" InvalidGatewayCredential;
         /// A server's port that the Service in front of the gateway does not have.
         GATEWAY_PORT_NOT_ON_SERVICE = "IST0162" GatewayPortNotDefinedOnService;
+        /// A gateway of a VirtualService that is one of Istio's own making.
+        INTERNAL_GATEWAY = "IST0165" ReferencedInternalGateway;
         /// A subset whose labels fit no endpoint.
         SUBSET_EMPTY = "IST0173" DestinationRuleSubsetNotSelectPods;
         /// A DestinationRule for a host nobody defines.
         UNKNOWN_RULE_HOST = "IST0174" UnknownDestinationRuleHost;
+        /// ServiceEntries for one host and port with different protocols.
+        ENTRIES_DISAGREE = "IST0177" ConflictingServiceEntryProtocol;
         /// A field that Istio carries out and Meltemi does not.
         UNSUPPORTED = "MEL0001" NotCarriedOut;
         /// A field that has no effect where it stands, in Istio as here.
@@ -196,13 +200,17 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Puts findings into reading order (file, line, column) and drops repetitions.
+/// Puts findings into reading order (file, line, column) and drops repetitions, also an info where the same thing is said as worse.
 pub fn sort(findings: &mut Vec<Finding>) {
     findings.sort_by(|a, b| {
         (&a.file, a.line, a.column, b.severity, a.code, &a.path, &a.message)
             .cmp(&(&b.file, b.line, b.column, a.severity, b.code, &b.path, &b.message))
     });
     findings.dedup();
+    findings.dedup_by(|later, earlier| {
+        let place = |one: &Finding| (one.code, one.object.clone(), one.path.clone(), one.line);
+        later.severity == Severity::Info && earlier.severity > Severity::Info && place(later) == place(earlier)
+    });
 }
 
 #[cfg(test)]
@@ -245,6 +253,13 @@ mod tests {
         later.line = 13;
         let mut all = vec![later.clone(), example(), example()];
         sort(&mut all);
+        assert_eq!(all, [example(), later.clone()]);
+        let milder = Finding { severity: Severity::Info, message: "perhaps no such host".into(), ..later.clone() };
+        let mut all = vec![milder.clone(), later.clone(), example()];
+        sort(&mut all);
         assert_eq!(all, [example(), later]);
+        let mut alone = vec![milder.clone()];
+        sort(&mut alone);
+        assert_eq!(alone, [milder]);
     }
 }

@@ -8,6 +8,7 @@ pub mod request;
 pub mod running;
 pub mod written;
 
+mod done;
 mod moved;
 mod proxied;
 mod steps;

@@ -9,7 +9,7 @@ use std::{
 use lb_common::flow::{FlowHash, HashKey, V4, V6, mix};
 
 use super::{
-    Answer, Chosen, Question, Rewritten, RouteAnswer, Share, Verdict, frame,
+    Answer, Chosen, Question, Rewritten, RouteAnswer, Share, Verdict, done, frame,
     request::{HttpRequest, Sent},
 };
 use crate::{
@@ -291,6 +291,7 @@ impl<'r> Walk<'_, 'r> {
                 self.way.location = Some(location);
             }
             Outcome::Respond(respond) => {
+                self.way.steps.extend(done::own_response(action));
                 self.way.respond(respond.status, reason::DIRECT, format!("answered directly with {}", respond.status));
             }
             Outcome::Forward { split, .. } => {
@@ -335,6 +336,7 @@ impl<'r> Walk<'_, 'r> {
         };
         self.way.verdict = Some(Verdict::Proxy);
         self.way.reason = reason::ROUTED;
+        self.way.steps.extend(done::steps(rule.action(), drawn.destination));
         self.destination(drawn.destination, Some(rewritten));
     }
 

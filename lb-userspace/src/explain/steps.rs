@@ -6,6 +6,7 @@ use crate::{
     model::{self, Action, Door, Fate, Listener, Origin, Rule, Target},
 };
 use lb_common::pick::Outcome;
+use std::num::NonZeroU16;
 
 /// Refused candidates and other listeners that are named one by one.
 const NAMED: usize = 20;
@@ -13,7 +14,11 @@ const NAMED: usize = 20;
 /// How the listener was found, and which routes it could have.
 pub(super) fn before(question: &Question<'_>, listener: Option<&Listener>) -> Vec<String> {
     let mut steps = Vec::new();
+    steps.extend(client(question));
     listeners(question, listener, &mut steps);
+    if listener.is_none() {
+        service(question, &mut steps);
+    }
     if let Some(listener) = listener {
         candidates(question, listener, &mut steps);
         if matches!(listener.action, Action::Proxy(_)) {
@@ -91,6 +96,47 @@ fn listeners(question: &Question<'_>, taken: Option<&Listener>, steps: &mut Vec<
         steps.push(format!("listener refused: {} ({}): {why}", listener.door, at(&listener.origin)));
     }
     rest(others.len(), "listeners", steps);
+}
+
+/// Which workload the client is, if it is one.
+fn client(question: &Question<'_>) -> Option<String> {
+    let from = question.from.ip();
+    let has = |text: &str| text.parse() == Ok(from);
+    let pods = question.specs.pods.iter();
+    let mut pods = pods.filter(|pod| {
+        let status = &pod.spec.status;
+        status.pod_ip.iter().any(|ip| has(ip)) || status.pod_ips.iter().any(|one| has(&one.ip))
+    });
+    let mut entries = question.specs.workload_entries.iter().filter(|entry| has(&entry.spec.address));
+    let pod = pods.next().map(|pod| (pod.key.to_string(), pod.origin("")));
+    let (name, origin) = pod.or_else(|| entries.next().map(|entry| (entry.key.to_string(), entry.origin(""))))?;
+    Some(format!("the client {from} is {name} ({})", at(&origin)))
+}
+
+/// What is said of traffic to a Service or ServiceEntry that has no listener: whose address it is, and which routes of the mesh do not
+/// fit.
+fn service(question: &Question<'_>, steps: &mut Vec<String>) {
+    let to = question.to;
+    let Some(number) = NonZeroU16::new(to.port()) else { return };
+    let has = |text: &String| text.parse() == Ok(to.ip());
+    let services = question
+        .specs
+        .services
+        .iter()
+        .filter(|service| service.spec.cluster_ip.iter().any(has) || service.spec.cluster_ips.iter().any(has));
+    let services = services.map(|service| (service.name(), service.key.to_string(), service.origin("")));
+    let entries = question.specs.service_entries.iter().filter(|entry| entry.spec.addresses.iter().any(has));
+    let entries = entries.map(|entry| (entry.name(), entry.key.to_string(), entry.origin("")));
+    let Some((name, key, origin)) = services.chain(entries).next() else { return };
+    let door = Door::Service { service: name.clone(), addresses: vec![to.ip()], port: number };
+    let routes = model::unfit(question.specs, question.identity, &door);
+    let how = if routes.is_empty() { ": no VirtualService of the mesh speaks for it" } else { "" };
+    steps.push(format!("{} is an address of {key} ({}){how}", to.ip(), at(&origin)));
+    for candidate in routes.iter().take(NAMED) {
+        let name = format!("VirtualService {} spec.{}", candidate.virtual_service, candidate.path);
+        steps.push(format!("{name} ({}) {}", at(&candidate.origin), candidate.fate));
+    }
+    rest(routes.len(), "routes", steps);
 }
 
 fn rest(count: usize, what: &str, steps: &mut Vec<String>) {

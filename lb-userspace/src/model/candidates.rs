@@ -1,7 +1,7 @@
 //! Why a listener has the route it has: every tcp route it could have taken, and what became of it. For people who ask;
 //! nothing is decided here, [`super::parse`] has done that.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use super::{
     Action, Door, Listener, ObjectName, Origin, binding, gateway, host, parse::Identity, route::VirtualService,
@@ -34,6 +34,10 @@ pub enum Fate {
     NoMatch,
     /// Not asked: the route taken comes before it.
     After,
+    /// Without hosts: another VirtualService lets it decide, where one does.
+    Delegate,
+    /// In the mesh one VirtualService speaks for a host, and it is not this one.
+    Outranked,
 }
 
 impl fmt::Display for Fate {
@@ -45,6 +49,8 @@ impl fmt::Display for Fate {
             Fate::HostsApart => "refused: none of its hosts is served here (spec.hosts)",
             Fate::NoMatch => "refused: no match of it fits this port and address",
             Fate::After => "refused: the route taken comes before it",
+            Fate::Delegate => "refused: a delegate, and no route here delegates to it",
+            Fate::Outranked => "refused: a more specific or older VirtualService speaks for this host",
         })
     }
 }
@@ -96,9 +102,17 @@ pub fn candidates(specs: &Specs, identity: &Identity, listener: &Listener) -> Ve
 fn barred_services(specs: &Specs, identity: &Identity, listener: &Listener, chains: &[Chain]) -> Vec<Candidate> {
     let is_http = chains.iter().any(|chain| matches!(chain.content, Content::Http(_)));
     let is_sni = chains.iter().any(|chain| matches!(chain.content, Content::Tcp(_)) && chain.tls.is_none());
+    let asked: BTreeSet<&str> = chains.iter().flat_map(holders).collect();
     let mut found = Vec::new();
     for service in &specs.virtual_services {
-        let Some(fate) = barred(specs, identity, &listener.door, service) else { continue };
+        let is_asked = asked.contains(service.name().to_string().as_str());
+        let fate = match barred(specs, identity, &listener.door, service) {
+            _ if is_asked => continue,
+            Some(_) if service.spec.hosts.is_empty() => Fate::Delegate,
+            Some(fate) => fate,
+            None if matches!(listener.door, Door::Service { .. }) && is_http => Fate::Outranked,
+            None => continue,
+        };
         let kinds =
             [("http", is_http && !service.spec.http.is_empty()), ("tls", is_sni && !service.spec.tls.is_empty())];
         for (kind, _) in kinds.into_iter().filter(|(_, there)| *there) {
@@ -107,6 +121,32 @@ fn barred_services(specs: &Specs, identity: &Identity, listener: &Listener, chai
         }
     }
     found
+}
+
+/// The routes that speak for a Service or ServiceEntry in the mesh, where none of them fits the door, so that it has no listener.
+pub fn unfit(specs: &Specs, identity: &Identity, door: &Door) -> Vec<Candidate> {
+    let mut found = Vec::new();
+    for service in specs.virtual_services.iter().filter(|service| barred(specs, identity, door, service).is_none()) {
+        let tcp = (0..service.spec.tcp.len()).map(|at| format!("tcp[{at}]"));
+        let kinds = [("http", service.spec.http.is_empty()), ("tls", service.spec.tls.is_empty())];
+        let others = kinds.into_iter().filter(|(_, none)| !none).map(|(kind, _)| kind.to_owned());
+        found.extend(others.chain(tcp).map(|path| Candidate {
+            virtual_service: service.name().clone(),
+            origin: service.origin(&format!("spec.{path}")),
+            path,
+            fate: Fate::NoMatch,
+        }));
+    }
+    found
+}
+
+/// The VirtualServices that hold the http routes of a chain.
+fn holders(chain: &Chain) -> impl Iterator<Item = &str> {
+    let hosts = match &chain.content {
+        Content::Http(hosts) => &hosts[..],
+        Content::Tcp(_) | Content::AutoPassthrough => &[],
+    };
+    hosts.iter().flat_map(|host| &host.routes).filter_map(|route| route.source.virtual_service.as_deref())
 }
 
 /// Why a listener does not ask a VirtualService at all.

@@ -48,6 +48,21 @@ pub fn exported(export_to: &[String], own: &str, to: &str) -> bool {
         })
 }
 
+/// Whether proxies of some namespace see both of two objects, each given by its `exportTo` and its own namespace.
+pub fn exported_together(a: (&[String], &str), b: (&[String], &str)) -> bool {
+    let scope = |(export_to, own): (&[String], &str)| -> Option<Vec<String>> {
+        let all = export_to.is_empty() || export_to.iter().any(|namespace| namespace == "*");
+        let named = export_to.iter().filter(|namespace| *namespace != "~");
+        let named = named.map(|namespace| if namespace == "." { own.to_owned() } else { namespace.clone() });
+        (!all).then(|| named.collect())
+    };
+    match (scope(a), scope(b)) {
+        (None, None) => true,
+        (None, Some(some)) | (Some(some), None) => !some.is_empty(),
+        (Some(a), Some(b)) => a.iter().any(|namespace| b.contains(namespace)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,5 +112,8 @@ mod tests {
         assert!(exported(&list(&["."]), "a", "a"));
         assert!(exported(&list(&[".", "b"]), "a", "b"));
         assert!(!exported(&list(&["~"]), "a", "a"));
+        let together = |a: &[&str], b: &[&str]| exported_together((&list(a), "a"), (&list(b), "b"));
+        assert!(together(&[], &["."]) && together(&["."], &["a"]) && together(&["x", "*"], &["*"]));
+        assert!(!together(&["."], &["."]) && !together(&["~"], &[]) && !together(&["x"], &["."]));
     }
 }

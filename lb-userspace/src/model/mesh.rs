@@ -1,13 +1,14 @@
 //! Listeners for traffic to Services themselves: ClusterIPs and ServiceEntry addresses, routed by VirtualServices bound to
 //! `mesh`.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 
 use super::{
     Action, Door, Listener, Protocol,
     binding::{MESH, for_mesh_by_default, lists_mesh},
+    host,
     parse::{Context, Output, Services},
     proxied,
     registry::{Definition, Port, PortProtocol, Service},
@@ -37,14 +38,21 @@ pub fn listeners<'s>(context: &Context<'s>, output: &mut Output<'s>) {
 }
 
 fn conflicts(context: &Context<'_>, output: &mut Output<'_>) {
-    let mut owners = std::collections::BTreeMap::new();
+    let mut owners: BTreeMap<String, Vec<&VirtualService>> = BTreeMap::new();
     for service in context.virtual_services.iter().filter(|service| for_mesh_by_default(&service.spec)) {
         for (at, host) in service.spec.hosts.iter().enumerate() {
             let full = context.full_host(host, service.namespace());
-            let owner = *owners.entry(full).or_insert(*service);
-            if owner.name() == service.name() {
+            let own = (&*service.spec.export_to, service.namespace());
+            let older = owners.entry(full).or_default();
+            // Two that no namespace sees both of are each other's concern nowhere.
+            let owner = older.iter().find(|owner| {
+                owner.name() == service.name()
+                    || host::exported_together((&owner.spec.export_to, owner.namespace()), own)
+            });
+            let Some(owner) = owner.copied().filter(|owner| owner.name() != service.name()) else {
+                older.push(service);
                 continue;
-            }
+            };
             let message = format!(
                 "VirtualService {} claims this host for the mesh too, is older or comes first, and wins",
                 owner.name()

@@ -32,7 +32,7 @@ mod tests;
 
 pub use crate::snapshot::{Broken as BrokenReason, ClusterName};
 pub use crate::spec::{ObjectName, Origin};
-pub use candidates::{Candidate, Fate, candidates};
+pub use candidates::{Candidate, Fate, candidates, unfit};
 pub use lint::{analyze, excuse};
 pub use parse::{Identity, Services, parse};
 pub use parser::{Extent, Parsed, Parser, Task, Whole};

@@ -283,6 +283,19 @@ pub(super) fn port_list(service: &Service) -> String {
     ports.join(", ")
 }
 
+/// A tcp route that no connection reaches, because another one takes them all.
+pub(super) fn unreached(service: &VirtualService, index: usize, (by, at): (&VirtualService, usize)) -> Finding {
+    let winner = format!("spec.tcp[{at}]");
+    let place = by.origin(&winner);
+    let winner = match by.name() == service.name() {
+        true => format!("{winner} (line {})", place.line),
+        false => format!("{winner} of VirtualService {} ({}:{})", by.name(), place.file, place.line),
+    };
+    let message = format!("no connection reaches this route: {winner} takes them all");
+    let remedy = "For TCP the first route that fits a listener is the only one; remove or move this one.";
+    service.finding(Severity::Warning, code::UNREACHABLE_RULE, format!("spec.tcp[{index}]"), message, remedy)
+}
+
 /// Which routes of which VirtualServices some listener uses.
 #[derive(Default)]
 pub(super) struct Usage {
@@ -309,20 +322,8 @@ impl Usage {
                 let Some((by, at)) = self.shadowed.get(&key).filter(|_| !self.taken.contains(&key)) else {
                     continue;
                 };
-                let winner = if by == service.name() {
-                    format!("spec.tcp[{at}]")
-                } else {
-                    format!("spec.tcp[{at}] of VirtualService {by}")
-                };
-                let message = format!("no connection reaches this route: {winner} takes them all");
-                let remedy = "For TCP the first route that fits a listener is the only one; remove or move this one.";
-                findings.push(service.finding(
-                    Severity::Warning,
-                    code::UNREACHABLE_RULE,
-                    format!("spec.tcp[{index}]"),
-                    message,
-                    remedy,
-                ));
+                let Some(by) = context.virtual_services.iter().find(|other| other.name() == by) else { continue };
+                findings.push(unreached(service, index, (by, *at)));
             }
         }
     }

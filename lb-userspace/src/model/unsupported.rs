@@ -1,6 +1,6 @@
 //! Fields that are valid but change nothing here: not carried out, or without effect where they stand.
 
-use super::{binding, parse::Context, route::VirtualService};
+use super::{binding, parse::Context, registry::PortProtocol, route::VirtualService};
 use crate::{
     finding::{Finding, Severity, code},
     spec::{
@@ -22,25 +22,18 @@ pub fn fields(context: &Context<'_>, findings: &mut Vec<Finding>) {
     }
     for rule in &context.specs.destination_rules {
         destination_rule(rule, findings);
-    }
-    for gateway in &context.specs.gateways {
-        for at in (0..gateway.spec.servers.len()).filter(|at| gateway.spec.servers[*at].default_endpoint.is_some()) {
-            let path = format!("spec.servers[{at}].defaultEndpoint");
-            let message = "defaultEndpoint has no effect, in Istio as here";
-            findings.push(gateway.finding(
-                Severity::Warning,
-                code::NO_EFFECT,
-                path,
-                message,
-                "Route with a VirtualService.",
-            ));
-        }
+        hash_keys(context, rule, findings);
     }
     for service in context.specs.services.iter().filter(|service| service.annotations.contains_key(EXPORT_TO)) {
         let message =
             "the annotation networking.istio.io/exportTo is not carried out: the Service is seen by all namespaces";
         let path = format!("metadata.annotations[\"{EXPORT_TO}\"]");
         findings.push(service.finding(Severity::Warning, code::UNSUPPORTED, path, message, "Remove it."));
+    }
+    for service in context.specs.services.iter().filter(|service| service.spec.external_name.is_some()) {
+        let message = "names are not resolved to endpoints";
+        let remedy = "Use a ServiceEntry with `resolution: STATIC` and addresses.";
+        findings.push(service.finding(Severity::Warning, code::UNSUPPORTED, "spec.externalName", message, remedy));
     }
     for entry in context.specs.workload_entries.iter().filter(|entry| entry.spec.network.is_some()) {
         let message =
@@ -302,20 +295,7 @@ fn load_balancer(rule: &Object<DestinationRule>, path: &str, balancer: &LoadBala
     for (field, _, message) in fields.iter().filter(|(_, there, _)| *there) {
         findings.push(unsupported(rule, format!("{path}.{field}"), message));
     }
-    let Some(hash) = &balancer.consistent_hash else {
-        return;
-    };
-    let keys = [
-        ("httpHeaderName", hash.http_header_name.is_some()),
-        ("httpCookie", hash.http_cookie.is_some()),
-        ("httpQueryParameterName", hash.http_query_parameter_name.is_some()),
-    ];
-    for (field, _) in keys.iter().filter(|(_, there)| *there) {
-        let message = "the key is read from HTTP requests and has no effect on TCP connections";
-        let path = format!("{path}.consistentHash.{field}");
-        findings.push(rule.finding(Severity::Warning, code::NO_EFFECT, path, message, "Use useSourceIp for TCP."));
-    }
-    if hash.ring_hash.is_some() {
+    if balancer.consistent_hash.as_ref().is_some_and(|hash| hash.ring_hash.is_some()) {
         let message = "the hash is Maglev's; a ring is not built";
         findings.push(rule.finding(
             Severity::Info,
@@ -325,6 +305,53 @@ fn load_balancer(rule: &Object<DestinationRule>, path: &str, balancer: &LoadBala
             "",
         ));
     }
+}
+
+/// Keys of hashes that are read from requests: of no use to services that speak nothing but TCP.
+fn hash_keys(context: &Context<'_>, rule: &Object<DestinationRule>, findings: &mut Vec<Finding>) {
+    let host = context.full_host(&rule.spec.host, rule.namespace());
+    let services = context.registry.covered(&host);
+    let mut ports = services.iter().flat_map(|service| &service.ports).peekable();
+    let is_tcp = ports.peek().is_some()
+        && ports.all(|port| matches!(port.protocol, PortProtocol::Tcp | PortProtocol::Tls | PortProtocol::Udp));
+    for (path, balancer) in balancers(&rule.spec) {
+        let Some(hash) = &balancer.consistent_hash else { continue };
+        let keys = [
+            ("httpHeaderName", hash.http_header_name.is_some()),
+            ("httpCookie", hash.http_cookie.is_some()),
+            ("httpQueryParameterName", hash.http_query_parameter_name.is_some()),
+        ];
+        for (field, _) in keys.iter().filter(|(_, there)| *there) {
+            let path = format!("{path}.loadBalancer.consistentHash.{field}");
+            if !is_tcp {
+                let message = "HTTP needs the userspace proxy (a preview: `run --proxy on`)";
+                findings.push(unsupported(rule, path, message));
+                continue;
+            }
+            let message = "the key is read from HTTP requests and has no effect on TCP connections";
+            let remedy = "Use useSourceIp for TCP.";
+            findings.push(rule.finding(Severity::Warning, code::NO_EFFECT, path, message, remedy));
+        }
+    }
+}
+
+/// Every balancer of a rule, by the path of its policy.
+fn balancers(rule: &DestinationRule) -> Vec<(String, &LoadBalancer)> {
+    let top = rule.traffic_policy.iter().map(|policy| ("spec.trafficPolicy".to_owned(), policy));
+    let subsets = rule.subsets.iter().enumerate().filter_map(|(at, subset)| {
+        subset.traffic_policy.as_ref().map(|policy| (format!("spec.subsets[{at}].trafficPolicy"), policy))
+    });
+    let mut all = Vec::new();
+    for (path, policy) in top.chain(subsets) {
+        all.extend(policy.load_balancer.iter().map(|balancer| (path.clone(), balancer)));
+        let ports = policy.port_level_settings.iter().enumerate();
+        all.extend(
+            ports.filter_map(|(at, port)| {
+                Some((format!("{path}.portLevelSettings[{at}]"), port.load_balancer.as_ref()?))
+            }),
+        );
+    }
+    all
 }
 
 fn unsupported(rule: &Object<DestinationRule>, path: String, message: &str) -> Finding {

@@ -19,11 +19,14 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// Whether every request fits, but for its path if that must begin with `/`.
+    /// Whether every request fits, but for its path if that must begin with `/`. As in Istio these are no path, the prefix `/` and the
+    /// expression `.*`; others that fit everything are not recognised.
     pub fn is_catch_all(&self) -> bool {
-        let any_path = match &self.uri {
+        let any_path = match self.uri.as_ref().map(|uri| &uri.text) {
             None => true,
-            Some(uri) => matches!(&uri.text, StringMatch::Prefix(prefix) if &**prefix == "/"),
+            Some(StringMatch::Prefix(prefix)) => &**prefix == "/",
+            Some(StringMatch::Regex(pattern)) => &**pattern == ".*",
+            Some(StringMatch::Exact(_)) => false,
         };
         any_path && *self == Condition { uri: self.uri.clone(), ..Condition::default() }
     }

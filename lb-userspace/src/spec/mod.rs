@@ -29,3 +29,4 @@ pub use object::{Created, Key, Kind, Manifest, Object, ObjectName, Origin, Specs
 pub use parallel::{Reading, Source, read_all};
 pub use read::{FileSpecs, Item, Outcome, read, refused};
 pub use store::{Change, Store};
+pub use validate::allocates_address;

@@ -27,11 +27,12 @@ pub fn covers(a: &HttpMatch, b: &HttpMatch) -> bool {
         && a.without_headers.iter().all(|(name, value)| b.without_headers.get(name) == Some(value))
 }
 
-/// Whether a match has no condition of its own on the request but perhaps the path `/`.
+/// Whether a match has no condition of its own on the request but perhaps the path `/` or `.*`.
 pub fn is_catch_all(item: &HttpMatch) -> bool {
     let everything = match &item.uri {
         None => true,
         Some(StringMatch::Prefix(prefix)) => prefix == "/",
+        Some(StringMatch::Regex(regex)) => regex == ".*",
         Some(_) => false,
     };
     everything
@@ -49,10 +50,10 @@ fn uri(a: &HttpMatch, b: &HttpMatch) -> bool {
         Some(StringMatch::Prefix(text)) => Some(StringMatch::Prefix(text.to_lowercase())),
         other => other.clone(),
     };
-    if let Some(StringMatch::Prefix(prefix)) = &a.uri
-        && (prefix.is_empty() || prefix == "/")
-    {
-        return true;
+    match &a.uri {
+        Some(StringMatch::Prefix(prefix)) if prefix.is_empty() || prefix == "/" => return true,
+        Some(StringMatch::Regex(regex)) if regex == ".*" => return true,
+        _ => {}
     }
     match (a.ignore_uri_case, b.ignore_uri_case) {
         (true, _) => field(&lower(&a.uri), &lower(&b.uri)),
@@ -110,6 +111,8 @@ mod tests {
             (r#"{"uri": {"prefix": "/a/b"}}"#, r#"{"uri": {"prefix": "/a"}}"#, false),
             (r#"{"uri": {"prefix": "/"}}"#, "{}", true),
             (r#"{"uri": {"prefix": "/"}}"#, r#"{"uri": {"regex": "/x.*"}}"#, true),
+            (r#"{"uri": {"regex": ".*"}}"#, "{}", true),
+            (r#"{"uri": {"regex": ".*"}}"#, r#"{"uri": {"exact": "/a"}, "ignoreUriCase": true}"#, true),
             (r#"{"uri": {"regex": "/x.*"}}"#, r#"{"uri": {"regex": "/x.*"}}"#, true),
             (r#"{"uri": {"regex": "/x.*"}}"#, r#"{"uri": {"exact": "/xy"}}"#, false),
             (r#"{"uri": {"exact": "/A"}}"#, r#"{"uri": {"exact": "/a"}}"#, false),

@@ -6,7 +6,10 @@ use super::View;
 use crate::{
     finding::{Finding, Severity, code},
     model::registry::{Definition, PortProtocol, Service},
-    spec::{Object, istio::DestinationRule},
+    spec::{
+        Object,
+        istio::{DestinationRule, Port},
+    },
 };
 
 pub fn check(view: &View<'_>, findings: &mut Vec<Finding>) {
@@ -38,11 +41,25 @@ fn hosts(view: &View<'_>, findings: &mut Vec<Finding>) {
         if std::ptr::eq(winner, service) {
             continue;
         }
-        let message = format!(
-            "host {} is also that of {}, which wins; this definition of it is not used",
-            service.host,
-            place(winner)
-        );
+        let differ = disagree(winner, service);
+        let (code, message) = match differ {
+            Some(port) => (
+                code::ENTRIES_DISAGREE,
+                format!(
+                    "host {} is also that of {}, which wins and says that port {port} carries another protocol",
+                    service.host,
+                    place(winner)
+                ),
+            ),
+            None => (
+                code::HOST_DEFINED_TWICE,
+                format!(
+                    "host {} is also that of {}, which wins; this definition of it is not used",
+                    service.host,
+                    place(winner)
+                ),
+            ),
+        };
         let at = match &service.definition {
             Definition::Entry(entry) => {
                 entry.spec.hosts.iter().position(|host| host.eq_ignore_ascii_case(&service.host))
@@ -51,8 +68,21 @@ fn hosts(view: &View<'_>, findings: &mut Vec<Finding>) {
         };
         let path = at.map(|at| format!("spec.hosts[{at}]")).unwrap_or_default();
         let remedy = "Remove one of the two, or give them different hosts.";
-        findings.push(report(service, code::HOST_DEFINED_TWICE, &path, message, remedy));
+        findings.push(report(service, code, &path, message, remedy));
     }
+}
+
+/// A port of which two ServiceEntries say different protocols.
+fn disagree(a: &Service, b: &Service) -> Option<u32> {
+    let (Definition::Entry(a), Definition::Entry(b)) = (&a.definition, &b.definition) else { return None };
+    let mut ports = a.spec.ports.iter();
+    let other = |port: &Port| {
+        b.spec
+            .ports
+            .iter()
+            .any(|other| other.number == port.number && !other.protocol.eq_ignore_ascii_case(&port.protocol))
+    };
+    ports.find(|port| other(port)).map(|port| port.number)
 }
 
 /// One address and port of two services: whose connection is it?

@@ -8,7 +8,7 @@ use crate::{
     finding::{Finding, Severity, code},
     model::{
         parse::{Context, Output},
-        registry::{Definition, Service},
+        registry::{Definition, PortProtocol, Service},
         route::Clusters,
         workloads::matches,
     },
@@ -26,6 +26,10 @@ pub fn endpoints(context: &Context<'_>, output: &mut Output<'_>) {
         let Some(port) = service.port(number) else {
             continue;
         };
+        // The proxy finds them; the kernel cannot.
+        if is_named(&service.definition) && !matches!(port.protocol, PortProtocol::Tcp | PortProtocol::Unknown) {
+            continue;
+        }
         if output.clusters.instances(service, port).is_empty() && bare.insert((host.clone(), number)) {
             output.findings.push(no_endpoints(&service.definition, number));
         }
@@ -49,13 +53,25 @@ pub fn endpoints(context: &Context<'_>, output: &mut Output<'_>) {
         }
         for service in services {
             for (at, subset) in rule.spec.subsets.iter().enumerate() {
-                if let Some(existing) = empty_subset(&mut output.clusters, service, &subset.labels) {
+                if let Some(existing) = empty_subset(context, &mut output.clusters, service, &subset.labels) {
                     let message = format!("subset `{}` selects no endpoint of {}", subset.name, service.host);
                     let path = format!("spec.subsets[{at}]");
                     output.findings.push(rule.finding(Severity::Error, code::SUBSET_EMPTY, path, message, existing));
                 }
             }
         }
+    }
+}
+
+/// Whether endpoints are names or sockets, which no packet can be sent to, and which the proxy reaches.
+fn is_named(definition: &Definition) -> bool {
+    match definition {
+        Definition::Entry(entry) => {
+            let socket = |endpoint: &istio::WorkloadEntry| endpoint.address.starts_with("unix:");
+            !matches!(entry.spec.resolution, istio::Resolution::None | istio::Resolution::Static)
+                || entry.spec.endpoints.iter().any(socket)
+        }
+        Definition::Service(service) => service.spec.external_name.is_some(),
     }
 }
 
@@ -74,24 +90,44 @@ fn no_endpoints(definition: &Definition, port: u16) -> Finding {
     }
 }
 
+/// More Pods than this are not searched for each service without endpoints: their numbers multiply.
+const MOST_PODS: usize = 1_000;
+
 /// Where a service has endpoints but labels select none of them: what labels there are.
-fn empty_subset(clusters: &mut Clusters<'_>, service: &Service, labels: &istio::Labels) -> Option<String> {
-    let mut values: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    let mut any = false;
+fn empty_subset(
+    context: &Context<'_>,
+    clusters: &mut Clusters<'_>,
+    service: &Service,
+    labels: &istio::Labels,
+) -> Option<String> {
+    let mut values: Option<BTreeMap<String, BTreeSet<String>>> = None;
+    let fits = |values: &mut Option<BTreeMap<String, BTreeSet<String>>>, own: &istio::Labels| {
+        let values = values.get_or_insert_default();
+        for key in labels.keys() {
+            values.entry(key.clone()).or_default().extend(own.get(key).cloned());
+        }
+        matches(labels, own)
+    };
     for port in &service.ports {
-        for instance in clusters.instances(service, port).iter() {
-            any = true;
-            if matches(labels, &instance.labels) {
-                return None;
-            }
-            for key in labels.keys() {
-                values.entry(key.clone()).or_default().extend(instance.labels.get(key).cloned());
-            }
+        if clusters.instances(service, port).iter().any(|instance| fits(&mut values, &instance.labels)) {
+            return None;
+        }
+    }
+    // Pods that are not ready yet say as much about labels. Where there are very many, some are ready, or that is what is wrong.
+    if values.is_none()
+        && context.specs.pods.len() <= MOST_PODS
+        && let Definition::Service(object) = &service.definition
+        && !object.spec.selector.is_empty()
+    {
+        let own = context.specs.pods.iter().filter(|pod| pod.namespace() == object.namespace());
+        let mut own = own.filter(|pod| matches(&object.spec.selector, &pod.labels));
+        if own.any(|pod| fits(&mut values, &pod.labels)) {
+            return None;
         }
     }
     let list = |(key, values): (&String, &BTreeSet<String>)| match values.is_empty() {
         true => format!("no endpoint has a label `{key}`"),
         false => format!("label `{key}` is one of {}", values.iter().cloned().collect::<Vec<_>>().join(", ")),
     };
-    any.then(|| format!("Of its endpoints, {}.", values.iter().map(list).collect::<Vec<_>>().join(", and ")))
+    values.map(|values| format!("Of its endpoints, {}.", values.iter().map(list).collect::<Vec<_>>().join(", and ")))
 }

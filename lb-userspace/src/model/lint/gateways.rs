@@ -13,7 +13,7 @@ use crate::{
     spec::{
         Object, ObjectName,
         istio::{Gateway, Server},
-        kubernetes::Service,
+        kubernetes::{Service, TargetPort},
     },
 };
 
@@ -23,45 +23,52 @@ pub fn check(view: &View<'_>, findings: &mut Vec<Finding>) {
     let by_name: BTreeMap<&ObjectName, &Object<Gateway>> =
         gateways.iter().map(|gateway| (gateway.name(), *gateway)).collect();
     hosts_left_out(view, &by_name, findings);
-    shared_hosts(&gateways, findings);
-    certificates(&gateways, findings);
+    shared_hosts(view, &gateways, findings);
+    certificates(view, &gateways, findings);
     for gateway in &gateways {
         ports(view, gateway, findings);
         credentials(view, gateway, findings);
     }
 }
 
-/// Hosts of a VirtualService that no server of a gateway serves, while others of it are served.
+/// Hosts of a VirtualService that no server of any of its gateways serves, while others of it are served.
 fn hosts_left_out(view: &View<'_>, by_name: &BTreeMap<&ObjectName, &Object<Gateway>>, findings: &mut Vec<Finding>) {
     let identity = view.context.identity;
     for service in &view.context.virtual_services {
-        for name in listed(service) {
-            let Some(gateway) = by_name.get(&name) else { continue };
-            let served = |host: &String| {
-                let full = host::expand(host, service.namespace(), &identity.cluster_domain);
-                let servers = gateway.spec.servers.iter();
-                servers.flat_map(|server| &server.hosts).any(|text| {
+        let names = listed(service);
+        let gateways: Vec<_> = names.iter().filter_map(|name| by_name.get(name)).collect();
+        // One that does not exist may be meant for any of the hosts.
+        if gateways.len() < names.len() {
+            continue;
+        }
+        let served = |host: &String| {
+            let full = host::expand(host, service.namespace(), &identity.cluster_domain);
+            gateways.iter().any(|gateway| {
+                gateway.spec.servers.iter().flat_map(|server| &server.hosts).any(|text| {
                     gateway::sees(text, gateway.namespace(), service.namespace())
                         && host::overlap(&gateway::pattern(text), &full)
                 })
-            };
-            let (inside, outside): (Vec<_>, Vec<_>) =
-                service.spec.hosts.iter().enumerate().partition(|(_, host)| served(host));
-            if inside.is_empty() {
+            })
+        };
+        let (inside, outside): (Vec<_>, Vec<_>) =
+            service.spec.hosts.iter().enumerate().partition(|(_, host)| served(host));
+        if inside.is_empty() {
+            continue;
+        }
+        for (at, host) in outside {
+            // It is there for the mesh.
+            let full = view.context.full_host(host, service.namespace());
+            if for_mesh(&service.spec) && !view.context.registry.covered(&full).is_empty() {
                 continue;
             }
-            for (at, host) in outside {
-                // It is there for the mesh.
-                let full = view.context.full_host(host, service.namespace());
-                if for_mesh(&service.spec) && !view.context.registry.covered(&full).is_empty() {
-                    continue;
-                }
-                let message =
-                    format!("host `{host}` is in no server of Gateway {name}: requests for it are not served there");
-                let remedy = "Add it to the `hosts` of a server, or remove it here.";
-                let path = format!("spec.hosts[{at}]");
-                findings.push(service.finding(Severity::Warning, code::HOST_NOT_IN_GATEWAY, path, message, remedy));
-            }
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            let message = format!(
+                "host `{host}` is in no server of Gateway {}: requests for it are not served there",
+                names.join(", ")
+            );
+            let remedy = "Add it to the `hosts` of a server, or remove it here.";
+            let path = format!("spec.hosts[{at}]");
+            findings.push(service.finding(Severity::Warning, code::HOST_NOT_IN_GATEWAY, path, message, remedy));
         }
     }
 }
@@ -76,17 +83,24 @@ fn is_http(server: &Server) -> bool {
     server.port.as_ref().is_some_and(|port| http(&port.protocol))
 }
 
+/// What two Gateways must have in common to be served by one gateway: this agent, or the same selector.
+fn served_by(view: &View<'_>, gateway: &Object<Gateway>) -> String {
+    match matches(&gateway.spec.selector, &view.context.identity.gateway_labels) {
+        true => String::new(),
+        false => format!("{:?}", gateway.spec.selector),
+    }
+}
+
 /// Two Gateways for the same gateways, one port and one host. Two that want a port in ways that exclude each other are said by
 /// the model.
-fn shared_hosts(gateways: &[&Object<Gateway>], findings: &mut Vec<Finding>) {
+fn shared_hosts(view: &View<'_>, gateways: &[&Object<Gateway>], findings: &mut Vec<Finding>) {
     type Taken<'s> = (&'s Object<Gateway>, usize, &'s Server);
     let mut taken: BTreeMap<(String, u32, Option<&str>, &str), Taken<'_>> = BTreeMap::new();
     for gateway in gateways {
         for (index, server) in gateway.spec.servers.iter().enumerate() {
             let Some(port) = &server.port else { continue };
             for (at, written) in server.hosts.iter().enumerate() {
-                let key =
-                    (format!("{:?}", gateway.spec.selector), port.number, server.bind.as_deref(), written.as_str());
+                let key = (served_by(view, gateway), port.number, server.bind.as_deref(), written.as_str());
                 let (first, first_index, first_server) = *taken.entry(key).or_insert((gateway, index, server));
                 let same = first.name() == gateway.name();
                 let both = |is: fn(&Server) -> bool| is(first_server) && is(server);
@@ -121,16 +135,16 @@ fn shared_hosts(gateways: &[&Object<Gateway>], findings: &mut Vec<Finding>) {
 }
 
 /// One certificate in two TLS servers of a port: browsers reuse an HTTP/2 connection for both hosts, and the second answers 404.
-fn certificates(gateways: &[&Object<Gateway>], findings: &mut Vec<Finding>) {
-    let mut seen: BTreeMap<(String, u32, &str), (&Object<Gateway>, usize)> = BTreeMap::new();
+fn certificates(view: &View<'_>, gateways: &[&Object<Gateway>], findings: &mut Vec<Finding>) {
+    let mut seen: BTreeMap<(String, u32, &str, &str), (&Object<Gateway>, usize)> = BTreeMap::new();
     for gateway in gateways {
         for (index, server) in gateway.spec.servers.iter().enumerate().filter(|(_, server)| is_tls(server)) {
-            let tls = server.tls.as_ref();
-            let Some(name) = tls.and_then(|tls| tls.credential_name.as_deref()).filter(|name| !name.is_empty()) else {
-                continue;
-            };
+            let Some(tls) = &server.tls else { continue };
+            let files = || Some((tls.server_certificate.as_deref()?, tls.private_key.as_deref()?, "serverCertificate"));
+            let secret = tls.credential_name.as_deref().map(|name| (name, "", "credentialName"));
+            let Some((name, other, field)) = secret.or_else(files) else { continue };
             let port = server.port.as_ref().map_or(0, |port| port.number);
-            let key = (format!("{:?}", gateway.spec.selector), port, name);
+            let key = (served_by(view, gateway), port, name, other);
             let (first, at) = *seen.entry(key).or_insert((gateway, index));
             if first.name() == gateway.name() && at == index {
                 continue;
@@ -143,7 +157,7 @@ fn certificates(gateways: &[&Object<Gateway>], findings: &mut Vec<Finding>) {
                 line.line
             );
             let remedy = "Put the hosts of both into one server.";
-            let path = format!("spec.servers[{index}].tls.credentialName");
+            let path = format!("spec.servers[{index}].tls.{field}");
             findings.push(gateway.finding(Severity::Warning, code::DUPLICATE_CERTIFICATE, path, message, remedy));
         }
     }
@@ -162,20 +176,35 @@ fn ports(view: &View<'_>, gateway: &Object<Gateway>, findings: &mut Vec<Finding>
         !selector.is_empty() && (by_pod || matches(&gateway.spec.selector, selector))
     };
     let services: Vec<&Object<Service>> = specs.services.iter().map(|service| &**service).filter(in_front).collect();
-    let Some(first) = services.first() else { return };
-    let numbers: BTreeSet<u32> =
-        services.iter().flat_map(|service| &service.spec.ports).map(|port| u32::from(port.port)).collect();
+    if services.is_empty() && pods.is_empty() {
+        return;
+    }
+    let ports = || services.iter().flat_map(|service| &service.spec.ports);
+    let targets = ports().filter_map(|port| match port.target_port {
+        Some(TargetPort::Number(number)) => Some(u32::from(number)),
+        Some(TargetPort::Name(_)) | None => None,
+    });
+    // Istio takes the number that the pods listen on too.
+    let numbers: BTreeSet<u32> = ports().map(|port| u32::from(port.port)).chain(targets).collect();
     for (index, server) in gateway.spec.servers.iter().enumerate() {
         let Some(port) = server.port.as_ref().filter(|port| port.number != 0 && !numbers.contains(&port.number)) else {
             continue;
         };
-        let message = format!(
-            "port {} is no port of Service {}, which stands in front of the gateway",
-            port.number,
-            first.name()
-        );
         let listed: Vec<String> = numbers.iter().map(u32::to_string).collect();
-        let remedy = format!("Add the port to the Service, or use one of {}.", listed.join(", "));
+        let (message, remedy) = match services.first() {
+            Some(first) => (
+                format!(
+                    "port {} is no port of Service {}, which stands in front of the gateway",
+                    port.number,
+                    first.name()
+                ),
+                format!("Add the port to the Service, or use one of {}.", listed.join(", ")),
+            ),
+            None => (
+                format!("no Service stands in front of the gateway's Pods, such as Pod {}", pods[0].name()),
+                format!("Define one with port {}.", port.number),
+            ),
+        };
         let path = format!("spec.servers[{index}].port.number");
         findings.push(gateway.finding(Severity::Warning, code::GATEWAY_PORT_NOT_ON_SERVICE, path, message, remedy));
     }

@@ -11,6 +11,8 @@ mod endpoints;
 mod gateways;
 mod hosts;
 mod names;
+mod order;
+mod ports;
 mod references;
 mod routes;
 mod services;
@@ -80,6 +82,8 @@ pub fn analyze(specs: &Specs, identity: &Identity) -> Vec<Finding> {
         weights::check,
         bypass::check,
         shadow::check,
+        order::check,
+        ports::check,
         tls::check,
         hosts::check,
         gateways::check,

@@ -8,7 +8,7 @@ use crate::{
         workloads::matches,
     },
     spec::{
-        Object,
+        self, Object,
         kubernetes::{Service, ServicePort, TargetPort},
     },
 };
@@ -16,6 +16,9 @@ use crate::{
 pub fn check(view: &View<'_>, findings: &mut Vec<Finding>) {
     for service in view.context.registry.all() {
         let Definition::Service(object) = &service.definition else { continue };
+        if is_of_istio(object) {
+            continue;
+        }
         for (at, port) in service.ports.iter().enumerate() {
             let external = object.spec.r#type.as_deref() == Some("ExternalName");
             let path = format!("spec.ports[{at}]");
@@ -33,8 +36,41 @@ pub fn check(view: &View<'_>, findings: &mut Vec<Finding>) {
             }
         }
     }
+    addresses(view, findings);
     selectors(view, findings);
     shared_pods(view, findings);
+}
+
+/// TCP ports of ServiceEntries without addresses, where admission does not warn: it trusts that Istio allocates one.
+fn addresses(view: &View<'_>, findings: &mut Vec<Finding>) {
+    for entry in view.context.specs.service_entries.iter().filter(|entry| entry.spec.addresses.is_empty()) {
+        let allocated = spec::allocates_address(&entry.spec, &entry.labels);
+        for (at, port) in entry.spec.ports.iter().enumerate() {
+            let is_tcp = port.protocol.is_empty() || port.protocol.eq_ignore_ascii_case("tcp");
+            let is_said = !allocated && matches!(port.protocol.as_str(), "" | "TCP");
+            if is_tcp && !is_said {
+                let message = "a TCP port of a ServiceEntry without `addresses` is told from others by its number alone, unless Istio allocates one";
+                let path = format!("spec.ports[{at}]");
+                findings.push(entry.finding(
+                    Severity::Warning,
+                    code::ADDRESSES_REQUIRED,
+                    path,
+                    message,
+                    "Add `addresses`.",
+                ));
+            }
+        }
+    }
+}
+
+/// Whether a Service is part of Istio or made by it; its ports are named as they are. So `istioctl` tells them too, which also leaves
+/// out the namespaces of the system.
+fn is_of_istio(object: &Object<Service>) -> bool {
+    const SYSTEM: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "istio-system"];
+    object.labels.contains_key("istio")
+        || object.labels.get("release").is_some_and(|release| release == "istio")
+        || object.labels.contains_key("gateway.istio.io/managed")
+        || SYSTEM.contains(&object.namespace())
 }
 
 /// Selectors of ServiceEntries that find nothing, where there are workloads to find.

@@ -1,4 +1,4 @@
-//! Routes that no request can reach, because an earlier one takes all it would match.
+//! http routes that no request can reach, because an earlier one takes all it would match.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use super::{
 use crate::{
     finding::{Finding, Severity, code},
     model::{ObjectName, gateway::export_rank, route::VirtualService},
-    spec::istio::{HttpMatch, TlsMatch},
+    spec::istio::HttpMatch,
 };
 
 /// More entries than this for one host of one gateway are not compared with each other: their number counts twice.
@@ -23,9 +23,6 @@ pub fn check(view: &View<'_>, findings: &mut Vec<Finding>) {
         within(&one.entries, findings);
     }
     between(view, &all, findings);
-    for service in &view.context.virtual_services {
-        server_names(service, findings);
-    }
 }
 
 /// One match of one http route; a route without matches has one that takes everything.
@@ -180,38 +177,4 @@ fn taken(entry: &Entry<'_>, by: &Entry<'_>) -> Finding {
         "Put the routes of both into one VirtualService, in the order that is meant, or give them different hosts.";
     let path = format!("spec.http[{}]", entry.route);
     entry.service.finding(Severity::Warning, code::HOST_TAKEN, path, message, remedy)
-}
-
-/// At a gateway the first definition of a server name on a port wins.
-fn server_names(service: &VirtualService, findings: &mut Vec<Finding>) {
-    let items = || {
-        let routes = service.spec.tls.iter().enumerate();
-        routes.flat_map(|(route, spec)| spec.r#match.iter().enumerate().map(move |(at, item)| (route, at, item)))
-    };
-    for (later, (route, at, item)) in items().enumerate() {
-        let taken = |name: &String| {
-            items().take(later).find(|(_, _, earlier)| same_ports(earlier, item) && earlier.sni_hosts.contains(name))
-        };
-        let Some((by_route, by_at, _)) = item.sni_hosts.first().and_then(taken) else { continue };
-        if !item.sni_hosts.iter().all(|name| taken(name).is_some()) {
-            continue;
-        }
-        let by = format!("spec.tls[{by_route}].match[{by_at}]");
-        let line = service.origin(&by).line;
-        let message = format!("no connection reaches this match: {by} (line {line}) has its server names already");
-        let remedy = "Remove it, or give it server names of its own.";
-        let path = format!("spec.tls[{route}].match[{at}]");
-        findings.push(service.finding(Severity::Warning, code::UNREACHABLE_RULE, path, message, remedy));
-    }
-}
-
-/// Whether every connection that `later` is asked for is one that `earlier` is asked for.
-fn same_ports(earlier: &TlsMatch, later: &TlsMatch) -> bool {
-    let port = earlier.port.is_none_or(|port| port == 0 || later.port == Some(port));
-    let gateways = earlier.gateways.is_empty()
-        || (!later.gateways.is_empty() && later.gateways.iter().all(|gateway| earlier.gateways.contains(gateway)));
-    port && gateways
-        && earlier.destination_subnets.is_empty()
-        && earlier.source_labels.is_empty()
-        && earlier.source_namespace.is_none()
 }

@@ -90,7 +90,9 @@ fn blocks(rule: &DestinationRule) -> Vec<Block<'_>> {
 fn unverified(rule: &Object<DestinationRule>, block: &Block<'_>, findings: &mut Vec<Finding>) {
     let given = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
     let tls = block.tls;
-    let checked = given(&tls.ca_certificates) || given(&tls.credential_name) || tls.insecure_skip_verify == Some(true);
+    // Sidecars read a Secret only where the rule selects its clients.
+    let fetched = given(&tls.credential_name) && rule.spec.workload_selector.is_some();
+    let checked = given(&tls.ca_certificates) || fetched || tls.insecure_skip_verify == Some(true);
     if checked || !matches!(block.mode(), ClientTlsMode::Simple | ClientTlsMode::Mutual) {
         return;
     }
@@ -98,8 +100,16 @@ fn unverified(rule: &Object<DestinationRule>, block: &Block<'_>, findings: &mut 
         None => code::UNVERIFIED_TLS,
         Some(_) => code::UNVERIFIED_TLS_PORT,
     };
-    let message = "no caCertificates or credentialName: the server is checked against the system's authorities, and before Istio 1.20 not at all";
-    let remedy = "Add `caCertificates`, or `credentialName` with a CA, for servers with a private authority.";
+    let (message, remedy) = match given(&tls.credential_name) {
+        true => (
+            "gateways read credentialName, sidecars do so only where the rule has a workloadSelector: those check the server against the system's authorities",
+            "Add `workloadSelector`, or `caCertificates` for sidecars.",
+        ),
+        false => (
+            "no caCertificates or credentialName: the server is checked against the system's authorities, and before Istio 1.20 not at all",
+            "Add `caCertificates`, or `credentialName` with a CA, for servers with a private authority.",
+        ),
+    };
     findings.push(rule.finding(Severity::Warning, code, block.path.clone(), message, remedy));
 }
 

@@ -70,6 +70,7 @@ fn narrows(view: &View<'_>, route: &Route<'_>, service: &Service) -> bool {
     let Some(subset) = route.destinations.first().and_then(Weighted::subset) else { return false };
     let found = view.context.find(&service.host).and_then(|found| found.policy);
     let Some((_, _, subset)) = found.as_ref().and_then(|policy| policy.subset(subset)) else { return false };
-    let instances = service.ports.iter().flat_map(|port| view.workloads.instances(service, port));
-    instances.into_iter().any(|instance| !matches(&subset.labels, &instance.labels))
+    // Without endpoints to look at, a subset is taken for a part of them.
+    let mut instances = service.ports.iter().flat_map(|port| view.workloads.instances(service, port)).peekable();
+    instances.peek().is_none() || instances.any(|instance| !matches(&subset.labels, &instance.labels))
 }

@@ -10,6 +10,7 @@ use super::super::{
 use crate::{
     finding::{Severity, code},
     spec::{
+        ObjectName,
         istio::{HttpMatch, HttpRoute},
         value::StringMatch,
     },
@@ -35,9 +36,12 @@ pub fn entries<'s>(context: &Context<'s>, output: &mut Output<'_>, root: &'s Vir
             continue;
         };
         let namespace = delegate.namespace.as_deref().unwrap_or(root.namespace());
-        let found = context.virtual_services.iter().copied().find(|other| {
-            other.namespace() == namespace && *other.name().name == *delegate.name && other.spec.hosts.is_empty()
-        });
+        let name = ObjectName { namespace: namespace.into(), name: delegate.name.as_str().into() };
+        let known = &context.specs.virtual_services;
+        let found = known.binary_search_by(|other| other.name().cmp(&name)).ok().map(|at| &known[at]);
+        // That it is not there at all is said of every reference.
+        let Some(found) = found else { continue };
+        let found = Some(found).filter(|other| other.spec.hosts.is_empty());
         match found.filter(|found| host::exported(&found.spec.export_to, namespace, root.namespace())) {
             Some(found) => delegated(route, found, &mut all),
             None => {

@@ -105,12 +105,17 @@ fn endpoints(
         labels: shared(&instance.labels),
     };
     let found = instances.iter().filter(|instance| instance.port != 0 && fits(&instance.labels)).map(ip);
-    let Definition::Entry(entry) = &service.definition else {
-        return found.collect();
-    };
     let target = match &port.target {
         crate::spec::kubernetes::TargetPort::Number(number) => *number,
         crate::spec::kubernetes::TargetPort::Name(_) => port.number,
+    };
+    let entry = match &service.definition {
+        Definition::Entry(entry) => entry,
+        Definition::Service(object) => {
+            let name =
+                object.spec.external_name.as_deref().filter(|_| object.spec.r#type.as_deref() == Some("ExternalName"));
+            return found.chain(name.map(|name| named(name, target))).collect();
+        }
     };
     let is_dns = matches!(entry.spec.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
     let written = |endpoint: &istio::WorkloadEntry| {
@@ -136,18 +141,23 @@ fn endpoints(
     let more = entry.spec.endpoints.iter().filter(|one| fits(&one.labels)).filter_map(written);
     let mut all: Vec<Endpoint> = found.chain(more).collect();
     if is_dns && entry.spec.endpoints.is_empty() && entry.spec.workload_selector.is_none() {
-        all.push(Endpoint {
-            address: EndpointAddress::Name(service.host.clone(), target),
-            weight: 1,
-            locality: Locality::default(),
-            health: Health::Ready,
-            identity: None,
-            labels: Default::default(),
-        });
+        all.push(named(&service.host, target));
     }
     all.sort_by(|a, b| a.address.cmp(&b.address));
     all.dedup_by(|a, b| a.address == b.address);
     all
+}
+
+/// An endpoint that is to be resolved.
+fn named(name: &str, port: u16) -> Endpoint {
+    Endpoint {
+        address: EndpointAddress::Name(name.trim_end_matches('.').into(), port),
+        weight: 1,
+        locality: Locality::default(),
+        health: Health::Ready,
+        identity: None,
+        labels: Default::default(),
+    }
 }
 
 fn shared(labels: &Labels) -> std::collections::BTreeMap<Arc<str>, Arc<str>> {

@@ -89,6 +89,12 @@ fn routes_for_one_host_follow_each_other_with_catch_alls_last() {
         http("w", "x.y", &["{uri: {exact: /b}}, {method: {exact: PUT}}", ""]),
     ];
     assert_eq!(read_at(&join(&texts)).0, ["x.y [v.0.0 /a*, w.0.0 =/b, w.0.1 =PUT, v.1, w.1]"]);
+    let texts = [
+        server("*", HTTP),
+        http("v", "x.y", &["{uri: {regex: '.*'}}", "{uri: {exact: /never}}"]),
+        http("w", "x.y", &["{uri: {exact: /b}}", "{uri: {prefix: /}}"]),
+    ];
+    assert_eq!(read_at(&join(&texts)).0, ["x.y [w.0.0 =/b, v.0.0 ~.*, w.1.0 /*]"]);
 }
 
 #[test]

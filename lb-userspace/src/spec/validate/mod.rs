@@ -24,6 +24,6 @@ pub use check::{Judgement, Subject};
 pub use destination_rule::destination_rule;
 pub use gateway::gateway;
 pub use kubernetes::{endpoint_slice, endpoints, pod, service};
-pub use service_entry::service_entry;
+pub use service_entry::{allocates_address, service_entry};
 pub use virtual_service::virtual_service;
 pub use workload::{workload_entry, workload_group};

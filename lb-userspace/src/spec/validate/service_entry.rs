@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     finding::code,
-    spec::istio::{Resolution, ServiceEntry},
+    spec::istio::{Labels, Resolution, ServiceEntry},
 };
 
 /// Most hosts the CRD takes.
@@ -70,10 +70,14 @@ fn entry_hosts(check: &mut Check<'_>, entry: &ServiceEntry) {
     }
 }
 
+/// Whether Istio makes an address for an entry that has none.
+pub fn allocates_address(entry: &ServiceEntry, labels: &Labels) -> bool {
+    let refused = labels.get(AUTO_ALLOCATE).is_some_and(|value| value.eq_ignore_ascii_case("false"));
+    entry.resolution != Resolution::None && !refused
+}
+
 fn ports(check: &mut Check<'_>, entry: &ServiceEntry) {
-    let refuses_address =
-        check.subject.labels.get(AUTO_ALLOCATE).is_some_and(|value| value.eq_ignore_ascii_case("false"));
-    let no_address = entry.addresses.is_empty() && (entry.resolution == Resolution::None || refuses_address);
+    let no_address = entry.addresses.is_empty() && !allocates_address(entry, check.subject.labels);
     let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
     for (index, port) in entry.ports.iter().enumerate() {
         let path = format!("spec.ports[{index}]");

@@ -1,5 +1,9 @@
 //! `meltemi explain PATH... --from A:P --to A:P`: what the data plane does with one flow, and why.
 
+#[cfg(test)]
+mod tests;
+mod text;
+
 use super::{
     CANNOT_ASK, NOT_PERMITTED, ask,
     configuration::Configuration,
@@ -9,7 +13,7 @@ use crate::{
     compile::Host,
     dataplane::{pins::Pins, probe::ProbeError},
     explain::{
-        self, Answer, Question, Verdict,
+        self, Answer, Question,
         live::{self, Live},
         request::{HttpRequest, Sent},
         running::Running,
@@ -20,7 +24,6 @@ use clap::{Args as ClapArgs, ValueEnum};
 use serde::Serialize;
 use std::{
     collections::BTreeSet,
-    fmt::Write as _,
     io::{self, IsTerminal},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -102,7 +105,7 @@ pub fn run(args: &Args) -> ExitCode {
                     Ok(text) => println!("{text}"),
                     Err(error) => return fail(CANNOT_ASK, &error.to_string()),
                 },
-                Output::Text => print!("{}", text(&report, colour())),
+                Output::Text => print!("{}", text::text(&report, colour())),
             }
             ExitCode::from(u8::from(report.live.is_some_and(|live| !live.agrees)))
         }
@@ -197,62 +200,4 @@ fn host(args: &Args, configuration: &Configuration) -> (Host, Option<String>) {
 
 fn colour() -> bool {
     std::env::var_os("NO_COLOR").is_none() && io::stdout().is_terminal()
-}
-
-fn text(report: &Report, colour: bool) -> String {
-    let answer = &report.answer;
-    let (verdict, code) = match answer.verdict {
-        Verdict::Forward => ("forward", "32"),
-        Verdict::Proxy => ("proxy", "36"),
-        Verdict::Respond => ("respond", "36"),
-        Verdict::Reject => ("reject", "31"),
-        Verdict::Pass => ("pass", "33"),
-        Verdict::Drop => ("drop", "31"),
-    };
-    let verdict = if colour { format!("\x1b[1;{code}m{verdict}\x1b[0m") } else { verdict.to_owned() };
-    let mut out = String::new();
-    let mut row = |name: &str, value: &str| {
-        let _ = writeln!(out, "{name:<12} {value}");
-    };
-    row("verdict", &format!("{verdict} ({})", answer.reason));
-    if let Some(listener) = &answer.listener {
-        row("listener", &format!("{} port {} {}", listener.gateway, listener.port, listener.protocol));
-    }
-    if let Some(route) = &answer.route {
-        let name = route.virtual_service.as_deref().unwrap_or("none: all endpoints");
-        let item = route.r#match.map(|item| format!(".match[{item}]")).unwrap_or_default();
-        let called = route.name.as_ref().map(|name| format!(" `{name}`")).unwrap_or_default();
-        row("route", &format!("{name} {}[{}]{item}{called}  {}:{}", route.kind, route.index, route.file, route.line));
-    }
-    for (at, share) in answer.destinations.iter().enumerate() {
-        let subset = share.subset.as_ref().map(|subset| format!("/{subset}")).unwrap_or_default();
-        let name = format!("{}:{}{subset}", share.host, share.port);
-        let title = if at == 0 { "destinations" } else { "" };
-        row(title, &format!("{:>7.2}%  weight {:<6} {name}", share.share * 100.0, share.weight));
-    }
-    if let Some(chosen) = &answer.chosen {
-        let subset = chosen.subset.as_ref().map(|subset| format!("/{subset}")).unwrap_or_default();
-        row("chosen", &format!("{} {}  {}:{}{subset}", chosen.backend, chosen.forwarding, chosen.host, chosen.port));
-    }
-    if let Some(rewritten) = &answer.rewritten {
-        row("leaves as", &format!("{} {} to host {}", rewritten.method, rewritten.path, rewritten.authority));
-    }
-    if let Some(status) = answer.status {
-        row("status", &status.to_string());
-    }
-    if let Some(location) = &answer.location {
-        row("location", location);
-    }
-    if let Some(live) = &report.live {
-        let backend = live.backend.map(|backend| format!(" {backend}")).unwrap_or_default();
-        let agrees = if live.agrees { "agrees" } else { "DISAGREES" };
-        let how = live.forwarding.map(|how| format!(" {how}")).unwrap_or_default();
-        let verdict = format!("{:?}", live.verdict).to_lowercase();
-        row("kernel", &format!("{agrees}: {verdict}{backend}{how} ({})", live.mode));
-    }
-    out.push_str("steps\n");
-    for (at, step) in answer.steps.iter().enumerate() {
-        let _ = writeln!(out, "{:>4}. {step}", at + 1);
-    }
-    out
 }
