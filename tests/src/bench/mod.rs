@@ -1,6 +1,7 @@
 //! What `cargo xtask bench` measures, one file a measurement. Figures are printed with their ratio to a baseline of the same
 //! run: nanoseconds differ from machine to machine and from minute to minute, ratios hold.
 
+pub mod check;
 pub mod control;
 pub mod endtoend;
 pub mod http;

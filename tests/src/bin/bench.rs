@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
-use meltemi_tests::bench::{control, endtoend, http, idle, inside, packets, router, scale, served, veth};
+use meltemi_tests::bench::{check, control, endtoend, http, idle, inside, packets, router, scale, served, veth};
 use meltemi_tests::world::{BACK_SIDE, Options, World};
 
 /// Measures the data plane and the agent. A target is a ratio to a baseline of the same run wherever it can be one; a
