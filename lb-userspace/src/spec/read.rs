@@ -147,7 +147,7 @@ impl Reader {
         };
         for entry in entries.into_iter().filter(|entry| entry.key == "items") {
             match entry.value.value {
-                Value::Sequence(items) => items.into_iter().for_each(|item| self.object(item)),
+                Value::Sequence(items) => items.into_iter().for_each(|item| self.document(item)),
                 Value::Null => {}
                 _ => {
                     self.specs.incomplete = true;

@@ -136,7 +136,9 @@ fn shared_hosts(view: &View<'_>, gateways: &[&Object<Gateway>], findings: &mut V
 
 /// One certificate in two TLS servers of a port: browsers reuse an HTTP/2 connection for both hosts, and the second answers 404.
 fn certificates(view: &View<'_>, gateways: &[&Object<Gateway>], findings: &mut Vec<Finding>) {
-    let mut seen: BTreeMap<(String, u32, &str, &str), (&Object<Gateway>, usize)> = BTreeMap::new();
+    /// Who serves it, the port, and the Secret or the two files.
+    type Certificate<'s> = (String, u32, &'s str, &'s str);
+    let mut seen: BTreeMap<Certificate<'_>, (&Object<Gateway>, usize)> = BTreeMap::new();
     for gateway in gateways {
         for (index, server) in gateway.spec.servers.iter().enumerate().filter(|(_, server)| is_tls(server)) {
             let Some(tls) = &server.tls else { continue };

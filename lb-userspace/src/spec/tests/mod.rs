@@ -52,6 +52,7 @@ fn one_object_in_every_dress() {
         format!("%YAML 1.1\n---\n{SERVICE}...\n"),
         format!("apiVersion: v1\nkind: List\nitems:\n- {}", SERVICE.trim_end().replace('\n', "\n  ")),
         format!("{{\"apiVersion\":\"v1\",\"kind\":\"ServiceList\",\"items\":[{json}]}}"),
+        format!("apiVersion: v1\nkind: List\nitems: [{{apiVersion: v1, kind: List, items: [{json}]}}]\n"),
         json.to_owned(),
         surrogates,
         SERVICE.replace("80", "80.0"),
