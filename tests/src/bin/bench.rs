@@ -50,6 +50,8 @@ enum Name {
     Scale,
     /// Time to find a request's route among a thousand
     Router,
+    /// Time of `meltemi check` of one example
+    Check,
     /// CPU and memory of an agent that has nothing to do
     Idle,
 }
@@ -119,6 +121,7 @@ fn run(cli: Cli) -> Result<()> {
             Name::Control => control::run()?,
             Name::Scale => scale::run(&[100, 1_000, 10_000, 100_000])?,
             Name::Router => router::run()?,
+            Name::Check => check::run()?,
             Name::Idle => idle::run(Duration::from_secs(20))?,
         }
     }
