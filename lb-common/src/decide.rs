@@ -5,14 +5,14 @@ use crate::{
     conntrack::State,
     flow::{Address, Tuple},
     packet::{Packet, Segment},
-    pick::{Outcome, pick},
-    table::{FlowEntry, Forwarding, Hop, PendingEntry, Put, PutError, Route, Side, Tables},
+    pick::{Outcome, pick, vip},
+    table::{FlowEntry, Forwarding, Hop, PendingEntry, Put, PutError, Route, Side, Tables, rule},
     verdict::{Reason, Verdict},
     wire::{Be16, tcp},
 };
 
 /// Source ports tried for a new flow before giving up.
-pub const PORT_PROBES: u32 = 48;
+pub const PORT_PROBES: u32 = 28;
 
 /// How many of these only take a port that no flow holds, not even a closed one.
 const FRESH_PROBES: u32 = 16;
@@ -42,20 +42,24 @@ pub fn decide<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> V
         tables.drop_flow(&packet.segment.tuple);
         tables.drop_flow(&reverse);
     }
+    // Most SYNs are the first of their flow: whether a handshake is under way shows when the flow is written.
+    if packet.segment.opens()
+        && let Some(verdict) = new(tables, packet)
+    {
+        return verdict;
+    }
     if let Some(pending) = tables.pending(&packet.segment.tuple) {
         packet.here = *pending;
         drop(pending);
         return handshake(tables, packet);
     }
-    if !packet.segment.opens()
-        && let Some(entry) = tables.flow(&packet.segment.tuple)
-    {
+    if let Some(entry) = tables.flow(&packet.segment.tuple) {
         // Another CPU moved it from one table to the other between the two look-ups.
         packet.here.entry = *entry;
         drop(entry);
         return known(tables, packet);
     }
-    new(tables, packet)
+    stray(tables, packet)
 }
 
 /// Whether `entry` already holds everything to forward a segment: nothing to write, nothing to look up.
@@ -216,29 +220,44 @@ fn establish<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Re
     Ok(())
 }
 
-/// A segment of no known flow: a SYN to a VIP starts one.
-#[inline(never)]
-fn new<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict {
-    if !pick(tables, &packet.segment.tuple, &mut packet.pick) {
-        return Verdict::Pass(Reason::PassAddress);
-    }
-    let opens = packet.segment.opens();
-    let refusal = match packet.pick.outcome {
+/// A segment inside no known flow.
+#[inline(always)]
+fn stray<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict {
+    match vip(tables, &packet.segment.tuple) {
+        None => Verdict::Pass(Reason::PassAddress),
         // The host's stack knows its connections.
-        Outcome::Proxy => return Verdict::Pass(Reason::PassProxy),
-        _ if !opens && packet.segment.has(tcp::RST) => return Verdict::Drop(Reason::DropReset),
-        _ if !opens => return Verdict::Reject(Reason::RejectNoFlow),
-        Outcome::Broken => Reason::RejectBroken,
-        Outcome::Empty => Reason::RejectNoEndpoint,
-        Outcome::Backend => return open(tables, packet),
-    };
-    tables.count_new(packet.pick.destination, None);
-    Verdict::Reject(refusal)
+        Some(rule::PROXY) => Verdict::Pass(Reason::PassProxy),
+        // Its handshake was evicted just now.
+        Some(_) if packet.segment.opens() => Verdict::Reject(Reason::RejectTableFull),
+        Some(_) if packet.segment.has(tcp::RST) => Verdict::Drop(Reason::DropReset),
+        Some(_) => Verdict::Reject(Reason::RejectNoFlow),
+    }
 }
 
-/// Starts a flow to the picked backend: finds a free source port, remembers both directions.
+/// A SYN to a VIP starts a flow. `None`: it started one before, whose handshake is under way.
 #[inline(never)]
-fn open<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict {
+fn new<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Option<Verdict> {
+    let found = pick(tables, &packet.segment.tuple, &mut packet.pick);
+    if found && packet.pick.outcome == Outcome::Backend {
+        return open(tables, packet);
+    }
+    // The configuration has changed since.
+    if tables.pending(&packet.segment.tuple).is_some() {
+        return None;
+    }
+    let refusal = match packet.pick.outcome {
+        _ if !found => return Some(Verdict::Pass(Reason::PassAddress)),
+        Outcome::Proxy => return Some(Verdict::Pass(Reason::PassProxy)),
+        Outcome::Broken => Reason::RejectBroken,
+        Outcome::Empty | Outcome::Backend => Reason::RejectNoEndpoint,
+    };
+    tables.count_new(packet.pick.destination, None);
+    Some(Verdict::Reject(refusal))
+}
+
+/// Starts a flow to the picked backend: finds a free source port, remembers both directions. `None` as for [`new`].
+#[inline(never)]
+fn open<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Option<Verdict> {
     let source = match packet.pick.backend.forwarding {
         Forwarding::Snat => packet.pick.backend.source,
         Forwarding::Dnat => packet.segment.tuple.src,
@@ -249,11 +268,16 @@ fn open<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict
         sport: packet.segment.tuple.sport,
         dport: packet.pick.backend.port,
     };
-    if let Err(reason) = next_hop(tables, packet, (Hop::default(), 0)) {
-        return Verdict::Drop(reason);
+    // With our own address as the source many flows ask for the same way; a client's is its own.
+    let route = match packet.pick.backend.forwarding {
+        Forwarding::Snat => tables.recent_route(&packet.to.src, &packet.to.dst),
+        Forwarding::Dnat => tables.route(&packet.to.src, &packet.to.dst),
+    };
+    if let Err(reason) = take(packet, route, (Hop::default(), 0)) {
+        return Some(Verdict::Drop(reason));
     }
     if packet.ip.hops < LEAST_HOPS {
-        return Verdict::Expired;
+        return Some(Verdict::Expired);
     }
     if packet.pick.backend.forwarding == Forwarding::Dnat && beside(tables, packet) {
         packet.pick.backend.forwarding = Forwarding::Snat;
@@ -261,7 +285,7 @@ fn open<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict
     }
     // A SYN may carry data (RFC 7413).
     if packet.segment.wire_len > packet.mtu {
-        return Verdict::TooBig(packet.mtu);
+        return Some(Verdict::TooBig(packet.mtu));
     }
     packet.here = PendingEntry {
         entry: FlowEntry {
@@ -278,16 +302,21 @@ fn open<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Verdict
         expect: 0,
         answered: 0,
     };
-    if let Err(reason) = claim_port(tables, packet) {
-        return Verdict::Reject(reason);
+    match claim_port(tables, packet) {
+        Ok(Claim::Taken) => {}
+        Ok(Claim::Busy) => return Some(Verdict::Reject(Reason::RejectPorts)),
+        Ok(Claim::Own) => return None,
+        Err(_) => return Some(Verdict::Reject(Reason::RejectTableFull)),
     }
     packet.to = packet.here.entry.to;
-    if tables.put_pending(&packet.segment.tuple, &packet.here, Put::Replace).is_err() {
-        return Verdict::Reject(Reason::RejectTableFull);
+    if let Err(error) = tables.put_pending(&packet.segment.tuple, &packet.here, Put::New) {
+        // Repeated. An earlier port of the search became free meanwhile, or the backend is another by now.
+        tables.drop_pending(&packet.reverse);
+        return if error == PutError::Exists { None } else { Some(Verdict::Reject(Reason::RejectTableFull)) };
     }
     tables.count_new(packet.pick.destination, Some(packet.pick.backend.stats));
     tables.count_backend(packet.pick.backend.stats, Side::Client, packet.segment.ip_len as u64);
-    Verdict::Forward(Reason::ForwardNew)
+    Some(Verdict::Forward(Reason::ForwardNew))
 }
 
 /// Whether client and backend are neighbours on one link, or one and the same: the backend would answer a kept client address
@@ -297,88 +326,132 @@ fn beside<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> bool 
     packet.hop.leaves_by(tables.came_by()) && tables.is_neighbour(&packet.segment.tuple.src)
 }
 
+/// What became of the search for a source port.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    Taken,
+    Busy,
+    /// This very flow has taken it before: its SYN is repeated.
+    Own,
+}
+
 /// Takes a reverse tuple for this flow and leaves the source port it got in `here`.
 #[inline(always)]
-fn claim_port<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Result<(), Reason> {
+fn claim_port<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Result<Claim, PutError> {
     let settings = tables.settings();
     let count = settings.snat_count as u32;
+    let first = packet.pick.hash.first_port(count);
     // A kept client address nearly always keeps its port too; it collides only where one client port reaches one backend
     // through two VIPs.
-    if packet.pick.backend.forwarding == Forwarding::Dnat && claim(tables, packet, Finished::Yields)? {
-        return Ok(());
+    if packet.pick.backend.forwarding == Forwarding::Snat {
+        packet.here.entry.to.sport = Be16::new(settings.snat_first.wrapping_add(first as u16));
     }
-    let first = packet.pick.hash.first_port(count);
+    if claim(tables, packet)? {
+        return Ok(Claim::Taken);
+    }
+    if tables.pending(&packet.segment.tuple).is_some() {
+        return Ok(Claim::Own);
+    }
+    if packet.pick.backend.forwarding == Forwarding::Dnat
+        && is_free(tables, packet, Former::Yields)
+        && claim(tables, packet)?
+    {
+        return Ok(Claim::Taken);
+    }
     for probe in 0..PORT_PROBES {
         if probe >= count {
             break;
         }
         // Computed from `first` each time: a running offset would be a new state to the verifier in every round.
-        let offset = if first + probe < count { first + probe } else { first + probe - count };
+        let at = first + distance(probe, count);
+        let offset = if at < count { at } else { at % count };
         packet.here.entry.to.sport = Be16::new(settings.snat_first.wrapping_add(offset as u16));
-        let finished = if probe < FRESH_PROBES { Finished::Keeps } else { Finished::Yields };
-        // A look is cheaper than a claim in vain, and most of those come in a row.
         packet.reverse = packet.here.entry.to.reverse();
-        if probe > 0 && matches!(holder(tables, packet, finished), Some(Holder::Busy)) {
-            continue;
-        }
-        if claim(tables, packet, finished)? {
-            return Ok(());
+        let former = if probe < FRESH_PROBES { Former::Keeps } else { Former::Yields };
+        // A look is cheaper than a claim in vain, and most of those come in a row.
+        if is_free(tables, packet, former) && claim(tables, packet)? {
+            return Ok(Claim::Taken);
         }
     }
-    Err(Reason::RejectPorts)
+    Ok(Claim::Busy)
+}
+
+/// How far from the first port a probe looks. One port after the other would gather the flows in long rows, which the next
+/// ones have to pass; growing steps do not. Where there are fewer ports than probes each of them is looked at.
+#[inline(always)]
+const fn distance(probe: u32, count: u32) -> u32 {
+    if count <= PORT_PROBES { probe } else { probe * (probe + 1) / 2 }
 }
 
 /// Whether the reverse tuple was free. The claim is written before the established flows are asked, so that a flow that is
 /// just moving from one table to the other is seen in one of them.
 #[inline(never)]
-fn claim<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>, finished: Finished) -> Result<bool, Reason> {
+fn claim<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>) -> Result<bool, PutError> {
     packet.mirror();
     match tables.put_pending(&packet.reverse, &packet.there, Put::New) {
         Ok(()) => {}
         Err(PutError::Exists) => return Ok(false),
-        Err(PutError::Full) => return Err(Reason::RejectTableFull),
+        Err(PutError::Full) => return Err(PutError::Full),
     }
-    let Some(other) = holder(tables, packet, finished) else {
-        return Ok(true);
-    };
-    let Holder::Finished(forward) = other else {
+    if tables.flow(&packet.reverse).is_some() {
         tables.drop_pending(&packet.reverse);
         return Ok(false);
-    };
-    tables.drop_flow(&packet.reverse);
-    tables.drop_flow(&forward);
+    }
     Ok(true)
 }
 
-/// What becomes of a source port whose flow both ends have closed, about a second or longer ago. The backend may still
-/// remember that flow (TIME_WAIT), so other ports come first.
+/// What becomes of a source port whose flow both ends have closed, or whose handshake has not got on, for about a second or
+/// longer. The backend may still remember that flow (TIME_WAIT), so other ports come first.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Finished {
+enum Former {
     Keeps,
     Yields,
 }
 
-/// An established flow on the reverse tuple.
-enum Holder<A> {
-    Busy,
-    /// It may go; its client's tuple.
-    Finished(Tuple<A>),
+/// Whether the reverse tuple can be claimed, if need be by giving up the flow that holds it. Two that give up the same flow at
+/// the same moment may take its port one after the other: then neither's handshake completes, and both try again.
+#[inline(never)]
+fn is_free<A: Address, T: Tables<A>>(tables: &T, packet: &Packet<A>, former: Former) -> bool {
+    if let Some(entry) = tables.flow(&packet.reverse) {
+        let yields = former == Former::Yields && entry.state.finished() && quiet(tables, &entry);
+        let forward = entry.to.reverse();
+        drop(entry);
+        if yields {
+            tables.drop_flow(&packet.reverse);
+            tables.drop_flow(&forward);
+        }
+        return yields;
+    }
+    if former == Former::Yields
+        && let Some(pending) = tables.pending(&packet.reverse)
+    {
+        let yields = quiet(tables, &pending.entry);
+        let forward = pending.entry.to.reverse();
+        drop(pending);
+        if yields {
+            tables.drop_pending(&packet.reverse);
+            tables.drop_pending(&forward);
+        }
+        return yields;
+    }
+    true
 }
 
+/// Whether a flow that does not get on may be given up.
 #[inline(always)]
-fn holder<A: Address, T: Tables<A>>(tables: &T, packet: &Packet<A>, finished: Finished) -> Option<Holder<A>> {
-    let entry = tables.flow(&packet.reverse)?;
-    let quiet = tables.now().wrapping_sub(entry.seen) >= tables.settings().refresh;
-    Some(match finished {
-        Finished::Yields if entry.state.finished() && quiet => Holder::Finished(entry.to.reverse()),
-        Finished::Keeps | Finished::Yields => Holder::Busy,
-    })
+fn quiet<A: Address, T: Tables<A>>(tables: &T, entry: &FlowEntry<A>) -> bool {
+    tables.now().wrapping_sub(entry.seen) >= tables.settings().refresh
 }
 
 /// Finds the way towards `packet.to`; `last` is the one taken so far, with its MTU.
 #[inline(always)]
 fn next_hop<A: Address, T: Tables<A>>(tables: &T, packet: &mut Packet<A>, last: (Hop, u16)) -> Result<(), Reason> {
-    (packet.hop, packet.mtu) = match tables.route(&packet.to.src, &packet.to.dst) {
+    take(packet, tables.route(&packet.to.src, &packet.to.dst), last)
+}
+
+#[inline(always)]
+fn take<A: Address>(packet: &mut Packet<A>, route: Route, last: (Hop, u16)) -> Result<(), Reason> {
+    (packet.hop, packet.mtu) = match route {
         Route::Hop(hop, mtu) => (hop, mtu),
         Route::Unmet(ifindex) => (Hop::unmet(ifindex), u16::MAX),
         Route::Refused if last.0.ready() => last,

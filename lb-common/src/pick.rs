@@ -69,8 +69,9 @@ pub fn proxied<A: Address, T: Tables<A>>(tables: &T, flow: &Tuple<A>) -> bool {
     vip(tables, flow) == Some(rule::PROXY)
 }
 
+/// The rule of the VIP that `flow` goes to.
 #[inline(always)]
-fn vip<A: Address, T: Tables<A>>(tables: &T, flow: &Tuple<A>) -> Option<u32> {
+pub fn vip<A: Address, T: Tables<A>>(tables: &T, flow: &Tuple<A>) -> Option<u32> {
     tables.vip(&VipKey { address: flow.dst, port: flow.dport, protocol: protocol::TCP, class: 0 })
 }
 

@@ -9,7 +9,7 @@ use crate::{
     conntrack::State,
     flow::{Address, Tuple, V4, V6, mix},
     packet::Packet,
-    wire::{Be16, Mac},
+    wire::{Be16, Mac, ether},
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -106,6 +106,16 @@ impl Hop {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Handover {
+    /// See [`Handover::SHIFTED`].
+    room: [u32; 4],
+    mark: u32,
+    ifindex: u32,
+}
+
+/// The part of a [`Handover`] that says something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Note {
     mark: u32,
     ifindex: u32,
 }
@@ -113,14 +123,30 @@ pub struct Handover {
 impl Handover {
     const MARK: u32 = u32::from_ne_bytes(*b"mltm");
 
+    /// Where the note lies behind the start of the metadata.
+    pub const NOTE: usize = 16;
+
+    /// The same where the kernel thinks that the frame has no link header: generic XDP copies a packet that has a clone or too
+    /// little room in front, and forgets the header's length over it (6.9 and later, `skb_pp_cow_data`). Metadata then seems
+    /// to end where the IP header begins, and what lies further to the front is out of reach.
+    pub const SHIFTED: usize = Self::NOTE - ether::LEN;
+
     pub const fn new(ifindex: u32) -> Self {
-        Self { mark: Self::MARK, ifindex }
+        Self { room: [0; 4], mark: Self::MARK, ifindex }
     }
 
     /// The interface to leave by; `None` where these bytes are somebody else's.
     #[inline(always)]
     pub const fn ifindex(self) -> Option<u32> {
-        if self.mark == Self::MARK { Some(self.ifindex) } else { None }
+        Note { mark: self.mark, ifindex: self.ifindex }.ifindex()
+    }
+}
+
+impl Note {
+    /// As [`Handover::ifindex`].
+    #[inline(always)]
+    pub const fn ifindex(self) -> Option<u32> {
+        if self.mark == Handover::MARK { Some(self.ifindex) } else { None }
     }
 }
 
@@ -343,6 +369,27 @@ pub enum Route {
     None,
 }
 
+/// A route lookup's answer, kept for those that ask the same soon. All zero: none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct LastRoute<A> {
+    pub from: A,
+    pub to: A,
+    pub hop: Hop,
+    /// The tick of the answer.
+    pub seen: u32,
+    pub mtu: u32,
+}
+
+/// How many answers each CPU keeps, each in the place that its destination's hash gives it.
+pub const LAST_ROUTES: u32 = 1_024;
+
+/// Where an answer for this destination is kept.
+#[inline(always)]
+pub fn route_position<A: Address>(to: &A) -> u32 {
+    (mix(to.mixed()) >> 32) as u32 % LAST_ROUTES
+}
+
 /// Whether a write may replace an existing entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Put {
@@ -406,6 +453,10 @@ pub trait Tables<A: Address> {
 
     /// Next hop for a packet of ours from `from` to `to`.
     fn route(&self, from: &A, to: &A) -> Route;
+    /// As `route`, but the answer may be as old as that of an entry that is not refreshed yet.
+    fn recent_route(&self, from: &A, to: &A) -> Route {
+        self.route(from, to)
+    }
     /// The interface that the packet came in by; 0 where there is none.
     fn came_by(&self) -> u32;
     /// Whether `address` is a neighbour: reached without a gateway.
@@ -425,5 +476,6 @@ const _: () = {
     assert!(size_of::<Hop>() == 16);
     assert!(size_of::<FlowEntry<V4>>() == 12 + 16 + 20 && size_of::<FlowEntry<V6>>() == 36 + 16 + 20);
     assert!(size_of::<PendingEntry<V4>>() == 56 && size_of::<PendingEntry<V6>>() == 80);
+    assert!(size_of::<LastRoute<V4>>() == 32 && size_of::<LastRoute<V6>>() == 56);
     assert!(size_of::<FragmentKey<V4>>() == 12 && size_of::<FragmentKey<V6>>() == 36);
 };

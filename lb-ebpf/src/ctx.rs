@@ -14,8 +14,8 @@ use lb_common::{
     checksum::{self, Sum},
     flow::{Tuple, V4, V6},
     frame::{Frame, TransportChange},
-    table::Handover,
-    wire::{Be16, Be32, protocol},
+    table::{Handover, Note},
+    wire::{Be16, Be32, ether, protocol},
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -389,11 +389,21 @@ pub fn redirect_by_neighbour(ifindex: u32) -> i64 {
 /// The interface by which an XDP program wants the packet to leave.
 #[inline(always)]
 pub fn handed_over(ctx: &TcContext) -> Option<u32> {
+    noted(ctx, Handover::NOTE).or_else(|| {
+        let ifindex = noted(ctx, Handover::SHIFTED)?;
+        // The kernel takes a link header off before it puts its own in front.
+        // SAFETY: packet pointers are read anew at each access.
+        (unsafe { bpf_skb_change_head(ctx.skb.skb, ether::LEN as u32, 0) } == 0).then_some(ifindex)
+    })
+}
+
+#[inline(always)]
+fn noted(ctx: &TcContext, at: usize) -> Option<u32> {
     // SAFETY: the context is the one this program was called with.
     let (meta, data) = unsafe { ((*ctx.skb.skb).data_meta as usize, (*ctx.skb.skb).data as usize) };
-    let handover = within::<Handover>(meta, data, 0)?;
+    let note = within::<Note>(meta, data, at)?;
     // SAFETY: `within` checked the bytes against the start of the frame; the type takes any bytes.
-    unsafe { ptr::read_unaligned(handover) }.ifindex()
+    unsafe { ptr::read_unaligned(note) }.ifindex()
 }
 
 /// The interface a packet came in on.

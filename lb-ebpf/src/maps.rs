@@ -18,8 +18,9 @@ use lb_common::{
     flow::{Address, Tuple, V4, V6},
     packet::Packet,
     table::{
-        ARENA_LINE, Backend, BackendStats, FILTER_WORDS, FlowEntry, FragmentKey, FragmentPorts, Hop, PendingEntry,
-        PortUse, Put, PutError, Region, Route, Settings, Side, Tables, Turn, VipKey, endpoint_hash, socket,
+        ARENA_LINE, Backend, BackendStats, FILTER_WORDS, FlowEntry, FragmentKey, FragmentPorts, Hop, LAST_ROUTES,
+        LastRoute, PendingEntry, PortUse, Put, PutError, Region, Route, Settings, Side, Tables, Turn, VipKey,
+        endpoint_hash, route_position, socket,
     },
     verdict::Reason,
     wire::{Be16, Be32, Mac},
@@ -73,6 +74,11 @@ static DESTINATION_STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1024,
 static SCRATCH4: PerCpuArray<Packet<V4>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static SCRATCH6: PerCpuArray<Packet<V6>> = PerCpuArray::with_max_entries(1, 0);
+/// Answers to the last route lookups of this CPU.
+#[map]
+static ROUTES4: PerCpuArray<LastRoute<V4>> = PerCpuArray::with_max_entries(LAST_ROUTES, 0);
+#[map]
+static ROUTES6: PerCpuArray<LastRoute<V6>> = PerCpuArray::with_max_entries(LAST_ROUTES, 0);
 #[map]
 static SUMMING: PerCpuArray<Summing> = PerCpuArray::with_max_entries(1, 0);
 /// What lies beyond a frame's first buffer, piece by piece.
@@ -203,6 +209,7 @@ trait Maps: Address {
     fn fragments() -> &'static LruHashMap<FragmentKey<Self>, FragmentPorts>;
     fn vips() -> &'static HashMap<VipKey<Self>, u32>;
     fn backends() -> &'static HashMap<u32, Backend<Self>>;
+    fn routes() -> &'static PerCpuArray<LastRoute<Self>>;
     /// AF_INET or AF_INET6, and the addresses of a route lookup.
     fn scratches() -> &'static PerCpuArray<Packet<Self>>;
     fn fill(lookup: &mut FibLookup, from: &Self, to: &Self);
@@ -210,7 +217,7 @@ trait Maps: Address {
 }
 
 macro_rules! family_maps {
-    ($family:ty, $flows:ident, $pending:ident, $fragments:ident, $vips:ident, $backends:ident, $scratch:ident, $fill:expr, $destination:expr) => {
+    ($family:ty, $flows:ident, $pending:ident, $fragments:ident, $vips:ident, $backends:ident, $scratch:ident, $routes:ident, $fill:expr, $destination:expr) => {
         impl Maps for $family {
             #[inline(always)]
             fn flows() -> &'static LruHashMap<Tuple<Self>, FlowEntry<Self>> {
@@ -237,6 +244,10 @@ macro_rules! family_maps {
                 &$scratch
             }
             #[inline(always)]
+            fn routes() -> &'static PerCpuArray<LastRoute<Self>> {
+                &$routes
+            }
+            #[inline(always)]
             fn fill(lookup: &mut FibLookup, from: &Self, to: &Self) {
                 $fill(lookup, from, to)
             }
@@ -259,6 +270,7 @@ family_maps!(
     VIPS4,
     BACKENDS4,
     SCRATCH4,
+    ROUTES4,
     |lookup: &mut FibLookup, from: &V4, to: &V4| {
         lookup.family = AF_INET;
         lookup.__bindgen_anon_3.ipv4_src = from.0.raw();
@@ -275,6 +287,7 @@ family_maps!(
     VIPS6,
     BACKENDS6,
     SCRATCH6,
+    ROUTES6,
     |lookup: &mut FibLookup, from: &V6, to: &V6| {
         lookup.family = AF_INET6;
         lookup.__bindgen_anon_3.ipv6_src = from.0.map(|word| word.raw());
@@ -469,6 +482,24 @@ impl<A: Maps> Tables<A> for Kernel {
             BPF_FIB_LKUP_RET_FWD_DISABLED => Route::Refused,
             _ => Route::None,
         }
+    }
+
+    #[inline(always)]
+    fn recent_route(&self, from: &A, to: &A) -> Route {
+        // SAFETY: the slot is this CPU's own, and all-zero bytes are an answer.
+        let Some(last) = A::routes().get_ptr_mut(route_position(to)).map(|last| unsafe { &mut *last }) else {
+            return self.route(from, to);
+        };
+        let now = Tables::<A>::now(self);
+        let young = now.wrapping_sub(last.seen) < Tables::<A>::settings(self).refresh;
+        if young && last.hop.ready() && last.to == *to && last.from == *from {
+            return Route::Hop(last.hop, last.mtu as u16);
+        }
+        let route = self.route(from, to);
+        if let Route::Hop(hop, mtu) = route {
+            *last = LastRoute { from: *from, to: *to, hop, seen: now, mtu: mtu as u32 };
+        }
+        route
     }
 
     #[inline(always)]

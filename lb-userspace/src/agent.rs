@@ -20,6 +20,7 @@ use crate::{
     model::{Extent, Identity, Model, Parser, Whole},
     observe::{
         admin,
+        flows::Removed,
         shared::{Settled, Shared, State},
     },
     plan::diff,
@@ -69,15 +70,6 @@ pub struct Options {
     pub on_exit: OnExit,
 }
 
-/// What happens to flows of a backend that is no longer configured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Removed {
-    /// They go on until they end.
-    Drain,
-    /// Their next packet is answered with RST.
-    Reset,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnExit {
     /// The kernel goes on without an agent.
@@ -117,10 +109,12 @@ const UPKEEP: Duration = Duration::from_secs(5);
 const SURVEY: Duration = Duration::from_secs(60);
 /// Upkeep takes at most one part in this of the agent's time, however large the tables are.
 const UPKEEP_SHARE: u32 = 50;
+/// The same while the flow table is running full: then idle flows would be lost otherwise.
+const CROWDED_SHARE: u32 = 3;
 /// Time without a change of files after which everything is parsed, where only a part was.
 const WHOLE: Duration = Duration::from_secs(2);
 
-/// Time between two looks at whether the host answers route lookups. Who sets `net.ipv6.conf.all.forwarding` sets it for the
+/// Time between two looks at whether the flow table is running full, and whether the host answers route lookups. Who sets `net.ipv6.conf.all.forwarding` sets it for the
 /// loopback interface too, and new flows find no way until that is undone.
 const LOOKUPS: Duration = Duration::from_millis(500);
 
@@ -151,6 +145,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
     let mut news = News::open()?;
     let mut sweep = tokio::time::Instant::now() + UPKEEP;
+    let mut early = tokio::time::Instant::now();
     let mut survey = tokio::time::Instant::now() + SURVEY;
     // News in a stream do not make one survey after another.
     let mut earliest = tokio::time::Instant::now();
@@ -165,11 +160,18 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
                 Change::Forgotten { ifindex, neighbour } => agent.network.meet(ifindex, neighbour).await,
                 Change::Moved => survey = survey.min(earliest.max(tokio::time::Instant::now() + SETTLE)),
             },
-            _ = lookups.tick() => agent.keep_lookups(),
+            _ = lookups.tick() => {
+                agent.keep_lookups();
+                if tokio::time::Instant::now() >= early && agent.is_crowded() {
+                    sweep = tokio::time::Instant::now();
+                }
+            }
             _ = tokio::time::sleep_until(sweep) => {
                 let start = tokio::time::Instant::now();
                 agent.sweep();
-                sweep = tokio::time::Instant::now() + UPKEEP.max(start.elapsed() * UPKEEP_SHARE);
+                let took = start.elapsed();
+                sweep = tokio::time::Instant::now() + UPKEEP.max(took * UPKEEP_SHARE);
+                early = tokio::time::Instant::now() + took * CROWDED_SHARE;
             }
             _ = tokio::time::sleep_until(survey) => {
                 let start = tokio::time::Instant::now();
@@ -512,16 +514,29 @@ impl Agent {
         }
     }
 
-    /// Removes flows that ended.
+    /// Removes flows that ended. In steps: others may ask what is in force between them.
     fn sweep(&mut self) {
         let ticks = match self.loaded.clock() {
             Ok((_, ticks)) => ticks as u32,
             Err(error) => return tracing::warn!("cannot read the kernel's clock: {error}"),
         };
         let removed = self.options.removed;
-        if let Err(error) = self.state(|state| state.sweep(ticks, removed == Removed::Reset)) {
-            tracing::warn!("cannot sweep the flow table: {error}");
+        let mut pass = self.state(|state| state.begin_sweep(ticks, removed));
+        loop {
+            match self.state(|state| state.sweep_on(&mut pass)) {
+                Ok(true) => return,
+                Ok(false) => std::thread::yield_now(),
+                Err(error) => return tracing::warn!("cannot sweep the flow table: {error}"),
+            }
         }
+    }
+
+    /// Whether flows that have closed must make way before their time.
+    fn is_crowded(&self) -> bool {
+        self.state(|state| state.crowded()).unwrap_or_else(|error| {
+            tracing::warn!("cannot look at the flow table: {error}");
+            false
+        })
     }
 
     /// Follows changes of addresses and routes, and puts programs on interfaces that came back.

@@ -11,7 +11,7 @@ pub struct Args {
     /// The agent's admin endpoint.
     #[arg(long, default_value = "127.0.0.1:15014", value_name = "ADDR:PORT")]
     admin: SocketAddr,
-    /// Go on, printing flows as they begin and close (looked up twice a second).
+    /// Go on, printing flows as they begin, close and go (looked up twice a second).
     #[arg(long)]
     follow: bool,
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
@@ -27,8 +27,14 @@ enum Output {
 
 const LOOK: Duration = Duration::from_millis(500);
 
+/// Flows by client and VIP.
+type Known = BTreeMap<(String, String), Value>;
+
+/// What a flow that is not in the table any more is called, where it was not closed: it was idle for too long, or evicted.
+const GONE: &str = "gone";
+
 pub fn run(args: &Args) -> ExitCode {
-    let mut known: BTreeMap<(String, String), String> = BTreeMap::new();
+    let mut known = Known::new();
     loop {
         let flows = match look(args.admin) {
             Ok(flows) => flows,
@@ -37,21 +43,31 @@ pub fn run(args: &Args) -> ExitCode {
                 return ExitCode::from(CANNOT_ASK);
             }
         };
-        let mut seen = BTreeMap::new();
-        for flow in &flows {
-            let key = (text(&flow["client"]).to_owned(), text(&flow["vip"]).to_owned());
-            let state = text(&flow["state"]).to_owned();
-            if known.get(&key) != Some(&state) {
-                print(args.output, flow);
-            }
-            seen.insert(key, state);
-        }
+        let now = flows.into_iter().map(|flow| (key(&flow), flow)).collect();
+        news(&known, &now).iter().for_each(|flow| print(args.output, flow));
         if !args.follow {
             return ExitCode::SUCCESS;
         }
-        known = seen;
+        known = now;
         std::thread::sleep(LOOK);
     }
+}
+
+fn key(flow: &Value) -> (String, String) {
+    (text(&flow["client"]).to_owned(), text(&flow["vip"]).to_owned())
+}
+
+/// The flows that are new or other than before, and those that went away without having closed.
+fn news(before: &Known, now: &Known) -> Vec<Value> {
+    let same = |one: &Value, other: &Value| ["state", "backend", "source"].iter().all(|at| one[at] == other[at]);
+    let changed = now.iter().filter(|(key, flow)| before.get(*key).is_none_or(|old| !same(old, flow)));
+    let gone = before.iter().filter(|(key, flow)| flow["state"] != "closed" && !now.contains_key(*key));
+    let gone = gone.map(|(_, flow)| {
+        let mut flow = flow.clone();
+        flow["state"] = GONE.into();
+        flow
+    });
+    changed.map(|(_, flow)| flow.clone()).chain(gone).collect()
 }
 
 fn look(admin: SocketAddr) -> Result<Vec<Value>, ask::AskError> {
@@ -78,4 +94,35 @@ fn print(output: Output, flow: &Value) {
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn table(flows: &[(&str, &str, &str)]) -> Known {
+        let flow = |(client, state, backend): &(&str, &str, &str)| {
+            let flow =
+                json!({ "client": client, "vip": "10.0.0.1:80", "state": state, "backend": backend, "source": "" });
+            (key(&flow), flow)
+        };
+        flows.iter().map(flow).collect()
+    }
+
+    #[test]
+    fn only_what_changed_is_told() {
+        let before = table(&[
+            ("a", "established", "x"),
+            ("b", "established", "x"),
+            ("c", "closed", "x"),
+            ("d", "closed", "x"),
+            ("e", "half-closed", "x"),
+        ]);
+        let now =
+            table(&[("a", "established", "x"), ("b", "closed", "x"), ("d", "closed", "y"), ("f", "established", "y")]);
+        let told = news(&before, &now);
+        let told: Vec<_> = told.iter().map(|flow| (text(&flow["client"]), text(&flow["state"]))).collect();
+        assert_eq!(told, [("b", "closed"), ("d", "closed"), ("f", "established"), ("e", GONE)]);
+    }
 }

@@ -2,13 +2,14 @@
 
 use super::{CANNOT_ASK, NOT_PERMITTED};
 use crate::{
-    agent::{self, AgentError, OnExit, Options, Removed},
+    agent::{self, AgentError, OnExit, Options},
     dataplane::{
         limits::Limits,
         load::{LoadError, Mode},
     },
     host::Choice,
     model::{Identity, Services},
+    observe::flows::Removed,
     process::{self, User},
 };
 use clap::{Args as ClapArgs, ValueEnum};

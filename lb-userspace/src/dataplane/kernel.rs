@@ -23,8 +23,9 @@ use lb_common::{
 use std::{
     collections::BTreeSet,
     io,
+    mem::MaybeUninit,
     net::SocketAddr,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     ptr::NonNull,
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
@@ -110,12 +111,110 @@ impl<W> Drop for Mapped<W> {
     }
 }
 
+/// A map that is read many entries at a time.
+struct Bulk {
+    name: &'static str,
+    fd: OwnedFd,
+    entries: u32,
+}
+
+/// `union bpf_attr` of BPF_MAP_LOOKUP_BATCH (linux/bpf.h).
+#[repr(C)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// Entries of whole buckets, and the bucket to go on with; `None` at the end of the table.
+pub struct Batch<E> {
+    pub entries: Vec<E>,
+    pub next: Option<u32>,
+}
+
+/// One direction of a flow, as the kernel keeps it.
+pub type Entry<A> = (Plain<Tuple<A>>, Plain<FlowEntry<A>>);
+
+/// Entries of a batch at most; a bucket never holds as many.
+const BATCH: usize = 4_096;
+
+impl Bulk {
+    fn new(name: &'static str, map: &Map) -> Result<Self, MapsError> {
+        let Map::LruHashMap(data) = map else {
+            let source = MapError::IoError(io::Error::other("not an LRU hash"));
+            return Err(MapsError::Kernel { map: name, source });
+        };
+        let error = |source| MapsError::Kernel { map: name, source };
+        let entries = data.info().map_err(error)?.max_entries();
+        let fd = data.fd().as_fd().try_clone_to_owned().map_err(|source| error(MapError::IoError(source)))?;
+        Ok(Self { name, fd, entries })
+    }
+
+    /// Reads on from a bucket (kernel 5.6). Entries do not become younger by it.
+    fn read<K: Pod, V: Pod>(&self, from: u32) -> Result<Batch<(K, V)>, MapsError> {
+        const BPF_MAP_LOOKUP_BATCH: i32 = 24;
+        let mut keys: Vec<MaybeUninit<K>> = vec![MaybeUninit::uninit(); BATCH];
+        let mut values: Vec<MaybeUninit<V>> = vec![MaybeUninit::uninit(); BATCH];
+        let mut next = 0_u32;
+        let mut attr = BatchAttr {
+            in_batch: (&raw const from).addr() as u64,
+            out_batch: (&raw mut next).addr() as u64,
+            keys: keys.as_mut_ptr().addr() as u64,
+            values: values.as_mut_ptr().addr() as u64,
+            count: BATCH as u32,
+            map: self.fd.as_raw_fd() as u32,
+            element_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: the kernel writes at most `count` keys and values of the map's own sizes, which are those of K and V, the
+        // bucket it reached, and how many it wrote.
+        let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut attr, size_of::<BatchAttr>()) };
+        let failed = (done != 0).then(io::Error::last_os_error);
+        let next = match failed {
+            None => Some(next),
+            Some(error) if error.raw_os_error() == Some(libc::ENOENT) => None,
+            Some(error) => return Err(MapsError::Kernel { map: self.name, source: MapError::IoError(error) }),
+        };
+        let pairs = keys.into_iter().zip(values).take(attr.count as usize);
+        // SAFETY: the kernel wrote that many of both, and any bytes that it holds are a key and a value.
+        let entries = pairs.map(|(key, value)| unsafe { (key.assume_init(), value.assume_init()) }).collect();
+        Ok(Batch { entries, next })
+    }
+}
+
 /// The maps of one address family.
 pub struct FamilyMaps<A: Encode> {
     pub flows: HashMap<MapData, Plain<Tuple<A>>, Plain<FlowEntry<A>>>,
+    bulk: Bulk,
     pub pending: HashMap<MapData, Plain<Tuple<A>>, Plain<PendingEntry<A>>>,
     vips: HashMap<MapData, Plain<VipKey<A>>, u32>,
     backends: HashMap<MapData, u32, Plain<Backend<A>>>,
+}
+
+impl<A: Encode> FamilyMaps<A> {
+    /// Entries that the flow table has room for.
+    pub fn capacity(&self) -> u32 {
+        self.bulk.entries
+    }
+
+    /// Some flows, from a bucket on; the first is 0.
+    pub fn some_flows(&self, from: u32) -> Result<Batch<Entry<A>>, MapsError> {
+        self.bulk.read(from)
+    }
+
+    /// About how many entries the flow table holds: a few of its buckets tell, because keys are spread by their hash.
+    pub fn filled(&self) -> Result<u64, MapsError> {
+        // As many as the kernel makes for that many entries (`htab_map_alloc`).
+        let buckets = u64::from(self.bulk.entries).next_power_of_two();
+        let batch = self.some_flows(0)?;
+        let seen = batch.next.map_or(buckets, |next| u64::from(next).max(1));
+        Ok(batch.entries.len() as u64 * buckets / seen)
+    }
 }
 
 /// All maps that the agent reads or writes.
@@ -156,16 +255,20 @@ impl KernelMaps {
                 take($name)?.try_into().map_err(|source| MapsError::Kernel { map: $name, source })?
             };
         }
+        let (flows4, flows6) = (take("FLOWS4")?, take("FLOWS6")?);
+        let (bulk4, bulk6) = (Bulk::new("FLOWS4", &flows4)?, Bulk::new("FLOWS6", &flows6)?);
         let arena: Mapped<AtomicU32> = Mapped::new("ARENA", &take("ARENA")?, 64)?;
         let mut maps = Self {
             v4: FamilyMaps {
-                flows: typed!("FLOWS4"),
+                flows: flows4.try_into().map_err(|source| MapsError::Kernel { map: "FLOWS4", source })?,
+                bulk: bulk4,
                 pending: typed!("PENDING4"),
                 vips: typed!("VIPS4"),
                 backends: typed!("BACKENDS4"),
             },
             v6: FamilyMaps {
-                flows: typed!("FLOWS6"),
+                flows: flows6.try_into().map_err(|source| MapsError::Kernel { map: "FLOWS6", source })?,
+                bulk: bulk6,
                 pending: typed!("PENDING6"),
                 vips: typed!("VIPS6"),
                 backends: typed!("BACKENDS6"),
@@ -203,13 +306,15 @@ impl KernelMaps {
         self.meta.set(position as u32, value, 0).map_err(|source| MapsError::Kernel { map: "META", source })
     }
 
+    /// One reason's counter, summed over CPUs.
+    pub fn counter(&self, reason: Reason) -> Result<u64, MapsError> {
+        let counted = self.counters.get(&(reason as u32), 0);
+        Ok(counted.map_err(|source| MapsError::Kernel { map: "COUNTERS", source })?.iter().sum())
+    }
+
     /// Every counter by reason, summed over CPUs.
     pub fn counters(&self) -> Result<Vec<(Reason, u64)>, MapsError> {
-        let error = |source| MapsError::Kernel { map: "COUNTERS", source };
-        Reason::ALL
-            .iter()
-            .map(|reason| Ok((*reason, self.counters.get(&(*reason as u32), 0).map_err(error)?.iter().sum())))
-            .collect()
+        Reason::ALL.iter().map(|reason| Ok((*reason, self.counter(*reason)?))).collect()
     }
 
     /// Zero where there are more backends than counters: the program counts none of theirs either.

@@ -1,6 +1,6 @@
 //! How large each kernel map is, and what memory that takes before anything is created.
 
-use lb_common::table::{ARENA_LINE, FILTER_WORDS};
+use lb_common::table::{ARENA_LINE, FILTER_WORDS, LAST_ROUTES};
 use std::fmt;
 
 /// What the user chooses.
@@ -70,6 +70,8 @@ impl Limits {
                 Shape::Array { value: 4 * ARENA_LINE as u64 },
             ),
             size("PORTS", FILTER_WORDS, Shape::Array { value: 8 }),
+            size("ROUTES4", LAST_ROUTES, Shape::PerCpu { value: 32 }),
+            size("ROUTES6", LAST_ROUTES, Shape::PerCpu { value: 56 }),
             size("BACKEND_STATS", self.backends, Shape::PerCpu { value: 40 }),
             size("DESTINATION_STATS", 4 * self.rules, Shape::PerCpu { value: 8 }),
         ]

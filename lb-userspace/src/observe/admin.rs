@@ -86,7 +86,7 @@ fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>>
 
 fn flows(state: &State) -> Result<Vec<super::flows::Flow>, String> {
     let now = crate::dataplane::load::pinned_clock(&state.settled.pins).map_err(|error| error.to_string())?;
-    Ok(state.flows(now, FLOWS))
+    state.flows(now, FLOWS).map_err(|error| error.to_string())
 }
 
 fn json<T: serde::Serialize>(value: Result<T, String>) -> Response<Full<Bytes>> {

@@ -4,14 +4,14 @@
 //! binary is all a world needs.
 
 use std::io::Read as _;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use meltemi_tests::demo;
-use meltemi_tests::echo::client::{self, Direction, Ports};
+use meltemi_tests::echo::client::{self, Closing, Direction, Ports};
 use meltemi_tests::echo::{flood, server};
 use meltemi_tests::world::{self, World, janitor};
 
@@ -59,7 +59,13 @@ enum Part {
 #[derive(Subcommand)]
 enum Traffic {
     /// Connections one after the other: hello, answer, close
-    Sequence(Many),
+    Sequence {
+        #[command(flatten)]
+        many: Many,
+        /// How each ends
+        #[arg(long, value_enum, default_value = "at-once")]
+        closing: Closing,
+    },
     /// Connections that are all open at the same moment
     AtOnce(Many),
     /// Long connections that go on echoing; stdin takes `report` and `stop`
@@ -84,7 +90,7 @@ enum Traffic {
     /// SYNs from random sources
     Flood {
         #[arg(long)]
-        to: SocketAddrV4,
+        to: SocketAddr,
         #[arg(long)]
         count: u64,
     },
@@ -142,7 +148,9 @@ fn part(cli: Cli) -> Result<()> {
 fn make(traffic: Traffic) -> Result<()> {
     let limit = Duration::from_millis;
     match traffic {
-        Traffic::Sequence(many) => client::sequence(many.to, many.count, limit(many.limit), many.ports),
+        Traffic::Sequence { many, closing } => {
+            client::sequence(many.to, many.count, limit(many.limit), many.ports, closing);
+        }
         Traffic::AtOnce(many) => client::at_once(many.to, many.count, limit(many.limit), many.ports)?,
         Traffic::Hold { many, every } => {
             client::hold(many.to, many.count, Duration::from_millis(every), limit(many.limit))?;

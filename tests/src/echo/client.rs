@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,6 +30,18 @@ pub enum Ports {
     Unreported,
 }
 
+/// How a client ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Closing {
+    /// Without waiting for the other end, which may still take the connection for open when the next one comes.
+    AtOnce,
+    /// When the other end has closed too.
+    Together,
+}
+
+/// Connecting takes longer than this where a SYN was lost and sent again (RFC 6298: after a second).
+const LOST_SYN: Duration = Duration::from_millis(900);
+
 /// Outcomes of many connections.
 #[derive(Default)]
 struct Tally {
@@ -37,11 +49,14 @@ struct Tally {
     errors: BTreeMap<String, u64>,
     ports: BTreeMap<String, String>,
     slowest: Duration,
+    /// Took as long as a lost SYN takes.
+    slow: u64,
 }
 
 impl Tally {
     fn add(&mut self, outcome: io::Result<(u16, String)>, took: Duration, ports: Ports) {
         self.slowest = self.slowest.max(took);
+        self.slow += u64::from(took >= LOST_SYN);
         match outcome {
             Ok((port, greeting)) => {
                 if ports == Ports::Reported {
@@ -65,6 +80,7 @@ impl Tally {
             "errors": self.errors,
             "ports": self.ports,
             "slowestMs": self.slowest.as_millis() as u64,
+            "slow": self.slow,
             "seconds": started.elapsed().as_secs_f64(),
         })
     }
@@ -114,18 +130,29 @@ impl Line {
         Ok(answer.trim_end().to_owned())
     }
 
+    fn close(mut self, closing: Closing) -> io::Result<()> {
+        if closing == Closing::Together {
+            self.stream.shutdown(Shutdown::Write)?;
+            io::copy(&mut self.reader, &mut io::sink())?;
+        }
+        Ok(())
+    }
+
     fn local_port(&self) -> io::Result<u16> {
         Ok(self.stream.local_addr()?.port())
     }
 }
 
 /// `count` connections, one after the other; each says hello, reads the answer and closes.
-pub fn sequence(to: SocketAddr, count: u32, limit: Duration, ports: Ports) {
+pub fn sequence(to: SocketAddr, count: u32, limit: Duration, ports: Ports, closing: Closing) {
     let started = Instant::now();
     let mut tally = Tally::default();
     for _ in 0..count {
         let began = Instant::now();
-        let outcome = Line::open(to, limit).and_then(|mut line| Ok((line.local_port()?, line.echo("hello")?)));
+        let outcome = Line::open(to, limit).and_then(|mut line| {
+            let told = (line.local_port()?, line.echo("hello")?);
+            line.close(closing).map(|()| told)
+        });
         tally.add(outcome, began.elapsed(), ports);
     }
     tally.tell(started);

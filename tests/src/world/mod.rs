@@ -270,6 +270,7 @@ impl World {
             "route add default via fd00:2::1",
         ])?;
         self.lb.ip(&[format!("route add 10.2.0.0/24 via {v4}"), format!("route add fd00:2::/64 via {v6}")])?;
+        self.shape_end(&netns)?;
         poll_ready(&netns)?;
         let listen = format!("[::]:{ECHO_PORT}");
         let server = Helper::start(&netns, &["world-server", "--greeting", greeting, "--listen", &listen])?;

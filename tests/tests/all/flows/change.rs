@@ -132,7 +132,6 @@ fn clients_of(world: &mut World, greetings: &[&str]) -> Vec<String> {
 }
 
 #[test]
-#[ignore = "known bug: the source-ip example with many client addresses hangs in tc; unknown link addresses are suspected, not proven"]
 fn scaling_a_subset_moves_no_client_between_versions() {
     let setup = Setup { example: "source-ip", forwarding: Forwarding::Dnat, ..Setup::new(Mode::Tc) };
     let mut stage = setup.run_after(|world, _| {

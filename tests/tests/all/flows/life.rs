@@ -71,6 +71,11 @@ fn a_killed_agent_is_not_missed_in_xdp() {
 }
 
 #[test]
+fn a_killed_agent_is_not_missed_in_generic_xdp() {
+    killed(Mode::XdpGeneric);
+}
+
+#[test]
 fn an_upgrade_breaks_nothing() {
     let mut stage = Setup::new(Mode::Tc).run();
     let copy = stage.world.dir().join("meltemi-new");

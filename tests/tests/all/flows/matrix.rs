@@ -87,8 +87,9 @@ fn large_frames_with_offload_on_are_completed() {
     }
 }
 
-fn large(mode: Mode, bytes: u64) {
-    let stage = Setup::new(mode).run();
+fn large(mode: Mode, offload: Offload, bytes: u64) {
+    let world = world::Options { offload, ..world::Options::default() };
+    let stage = Setup { world, ..Setup::new(mode) }.run();
     for (family, direction) in BOTH.into_iter().zip(["up", "down"]).chain(BOTH.into_iter().zip(["down", "up"])) {
         let told = stage.bulk(listener(family), bytes, direction);
         assert_eq!((&told["matches"], &told["bytes"]), (&true.into(), &bytes.into()), "{family:?} {direction}: {told}");
@@ -98,10 +99,16 @@ fn large(mode: Mode, bytes: u64) {
 
 #[test]
 fn a_gib_each_way_in_tc() {
-    large(Mode::Tc, 1 << 30);
+    large(Mode::Tc, Offload::AsCreated, 1 << 30);
+}
+
+/// Veth makes no large packets where a native program is attached, so each byte costs more.
+#[test]
+fn a_gib_each_way_in_native_xdp() {
+    large(Mode::Xdp, Offload::AsCreated, 1 << 30);
 }
 
 #[test]
-fn an_eighth_of_a_gib_each_way_in_native_xdp() {
-    large(Mode::Xdp, 1 << 27);
+fn a_gib_each_way_in_generic_xdp() {
+    large(Mode::XdpGeneric, Offload::EndsOff, 1 << 30);
 }

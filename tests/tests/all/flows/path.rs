@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use meltemi_tests::agent::{Forwarding, Mode};
 use meltemi_tests::poll;
 use meltemi_tests::world::helper::Helper;
-use meltemi_tests::world::{BACK_SIDE, CLIENT_SIDE, Family};
+use meltemi_tests::world::{self, BACK_SIDE, CLIENT_SIDE, Family, Offload};
 
 use super::{BOTH, SOON, Setup, listener, wait_echoes};
 
@@ -15,9 +15,15 @@ fn replace_endpoints(text: String) -> String {
     text.replace("10.1.0.2]", "10.2.0.2]").replace("fd00:1::2\"", "fd00:2::2\"")
 }
 
+/// Generic XDP forwards no packet larger than the MTU, so hosts behind it must cut theirs themselves.
+fn whole_packets(mode: Mode) -> world::Options {
+    let offload = if mode == Mode::XdpGeneric { Offload::EndsOff } else { Offload::AsCreated };
+    world::Options { offload, ..world::Options::default() }
+}
+
 /// A router behind the balancer takes less than both ends think: its ICMP errors must reach the client.
 fn small_behind(mode: Mode, forwarding: Forwarding) {
-    let stage = Setup { forwarding, ..Setup::new(mode) }.run_after(|world, example| {
+    let stage = Setup { forwarding, world: whole_packets(mode), ..Setup::new(mode) }.run_after(|world, example| {
         world.add_backend_behind(0, 1280, "far").unwrap();
         example.edit("endpoint-slices.yaml", replace_endpoints).unwrap();
         example.set_weights(&[1, 0]).unwrap();
@@ -45,9 +51,14 @@ fn pmtu_behind_the_balancer_in_xdp() {
     small_behind(Mode::Xdp, Forwarding::Snat);
 }
 
+#[test]
+fn pmtu_behind_the_balancer_in_generic_xdp() {
+    small_behind(Mode::XdpGeneric, Forwarding::Snat);
+}
+
 /// The balancer's own ways out take less than what comes in: the program itself must tell the senders.
 fn small_own(mode: Mode) {
-    let stage = Setup::new(mode).run_after(|world, _| {
+    let stage = Setup { world: whole_packets(mode), ..Setup::new(mode) }.run_after(|world, _| {
         let small =
             |prefix: &str, device: &str| format!("route change {prefix} dev {device} proto kernel mtu lock 1300");
         world
@@ -84,6 +95,11 @@ fn own_link_smaller_than_the_one_before_in_xdp() {
     small_own(Mode::Xdp);
 }
 
+#[test]
+fn own_link_smaller_than_the_one_before_in_generic_xdp() {
+    small_own(Mode::XdpGeneric);
+}
+
 /// Interfaces of the balancer host that take less than the senders' own: no route says so.
 fn small_interface(mode: Mode, device: &str, direction: &str) {
     let stage = Setup::new(mode).run();
@@ -116,7 +132,7 @@ fn recovered(held: &mut Helper) -> u128 {
 
 #[test]
 fn neighbours_forgotten_under_traffic_come_back() {
-    for mode in [Mode::Xdp, Mode::Tc] {
+    for mode in [Mode::XdpGeneric, Mode::Xdp, Mode::Tc] {
         let stage = Setup { forwarding: Forwarding::Snat, ..Setup::new(mode) }.run();
         stage.world.lb.sysctl(&[("net.ipv4.ip_forward", "0"), ("net.ipv6.conf.all.forwarding", "0")]).unwrap();
         for family in BOTH {

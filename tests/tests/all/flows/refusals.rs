@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use meltemi_tests::agent::{Agent, Mode, Options};
+use aya::maps::{Array, Map, MapData};
+use lb_common::table::LAYOUT;
+use meltemi::dataplane::kernel::Meta;
+use meltemi_tests::agent::{Agent, Mode, Options, Signal};
 use meltemi_tests::world::{CLIENT_SIDE, Family, World};
 
 use super::{Setup, Stage, listener};
@@ -77,6 +80,38 @@ fn a_strangers_native_xdp_program() {
 #[test]
 fn a_strangers_generic_xdp_program() {
     stranger(Mode::XdpGeneric);
+}
+
+/// What an agent of another version left: it must not be touched, and traffic goes on.
+#[test]
+fn tables_of_another_layout() {
+    let mut stage = Setup::new(Mode::Tc).run();
+    stage.agent.signal(Signal::Terminate).unwrap();
+    stage.agent.wait_exit().unwrap();
+    let pinned = || {
+        let mut names: Vec<_> = ["maps", "links", "programs"]
+            .iter()
+            .flat_map(|kind| fs::read_dir(stage.world.pin_dir().join(kind)).unwrap())
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        names.sort();
+        names
+    };
+    let before = pinned();
+    let put = |layout: u64| {
+        let map = Map::Array(MapData::from_pin(stage.world.pin_dir().join("maps/META")).unwrap());
+        let mut meta: Array<MapData, u64> = map.try_into().unwrap();
+        meta.set(Meta::Layout as u32, layout, 0).unwrap();
+    };
+    put(u64::from(LAYOUT) + 1);
+    let other = format!("layout {}", LAYOUT + 1);
+    assert_refused(&stage.world, &stage.options, 3, &[&other, "meltemi detach"]);
+    assert_eq!(pinned(), before, "nothing was made or removed");
+    stage.assert_shares(listener(Family::V4), 50, &[("one", 20), ("two", 80)]);
+    // What the message says helps.
+    stage.agent.detach().unwrap();
+    stage.start_again();
+    stage.assert_shares(listener(Family::V4), 50, &[("one", 20), ("two", 80)]);
 }
 
 #[test]

@@ -302,6 +302,32 @@ kernel_test! {
         });
     }
 
+    fn handshakes_that_do_not_get_on_yield_their_ports_after_a_while(rig) {
+        const PORTS: u16 = 20;
+        let settings = |refresh| Settings { snat_first: SNAT_FIRST, snat_count: PORTS, refresh, turn: Turn::TRANSMIT };
+        everywhere(rig, |rig, mode, family, _| {
+            rig.maps.set_settings(settings(u32::MAX)).unwrap();
+            let flows: Vec<Flow> = (0..PORTS).map(|at| Flow::syn(rig, mode, family, Place::Snat, 40_000 + at)).collect();
+            let late = Flow { client: (family.client(), 50_000), ..flows[0] };
+            let reset = reset_of(&late.request(SYN, 9, 0), RST | ACK, 0, 10);
+            late.refused(rig, "a SYN at once", late.request(SYN, 9, 0), reset, Reason::RejectPorts);
+            rig.maps.set_settings(settings(0)).unwrap();
+            let late = Flow::syn(rig, mode, family, Place::Snat, 50_000);
+            assert_eq!(rig.entries(family), (0, 2 * usize::from(PORTS)), "one handshake made way for the other");
+            late.down(rig, "SYN-ACK", late.reply(SYN | ACK, 5, CLIENT_SEQ + 1), Reason::ForwardHandshake);
+        });
+    }
+
+    fn a_repeated_syn_goes_the_same_way(rig) {
+        everywhere(rig, |rig, mode, family, place| {
+            let flow = Flow::syn(rig, mode, family, place, 40_000);
+            flow.up(rig, "SYN again", flow.request(SYN, CLIENT_SEQ, 0), Reason::ForwardHandshake);
+            flow.down(rig, "SYN-ACK", flow.reply(SYN | ACK, 5, CLIENT_SEQ + 1), Reason::ForwardHandshake);
+            flow.up(rig, "SYN once more", flow.request(SYN, CLIENT_SEQ, 0), Reason::ForwardHandshake);
+            assert_eq!(rig.entries(family), (0, 2));
+        });
+    }
+
     fn what_became_of_a_flow_whose_backend_is_gone(rig) {
         everywhere(rig, |rig, mode, family, place| {
             let flow = Flow::open(rig, mode, family, place, 40_000);
