@@ -114,9 +114,10 @@ const CROWDED_SHARE: u32 = 3;
 /// Time without a change of files after which everything is parsed, where only a part was.
 const WHOLE: Duration = Duration::from_secs(2);
 
-/// Time between two looks at whether the flow table is running full, and whether the host answers route lookups. Who sets `net.ipv6.conf.all.forwarding` sets it for the
-/// loopback interface too, and new flows find no way until that is undone.
-const LOOKUPS: Duration = Duration::from_millis(500);
+/// Time between two looks at whether the flow table is running full, whether certificates were replaced, and whether the host
+/// answers route lookups. Who sets `net.ipv6.conf.all.forwarding` sets it for the loopback interface too, and new flows find no
+/// way until that is undone.
+const LOOKS: Duration = Duration::from_millis(500);
 
 /// Time for a burst of news about interfaces to end.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -149,7 +150,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let mut survey = tokio::time::Instant::now() + SURVEY;
     // News in a stream do not make one survey after another.
     let mut earliest = tokio::time::Instant::now();
-    let mut lookups = tokio::time::interval(LOOKUPS);
+    let mut looks = tokio::time::interval(LOOKS);
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -160,8 +161,9 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
                 Change::Forgotten { ifindex, neighbour } => agent.network.meet(ifindex, neighbour).await,
                 Change::Moved => survey = survey.min(earliest.max(tokio::time::Instant::now() + SETTLE)),
             },
-            _ = lookups.tick() => {
+            _ = looks.tick() => {
                 agent.keep_lookups();
+                agent.follow_files().await;
                 if tokio::time::Instant::now() >= early && agent.is_crowded() {
                     sweep = tokio::time::Instant::now();
                 }
@@ -301,6 +303,7 @@ impl Agent {
             timeouts: options.timeouts,
             max_flows: options.limits.flows,
             ticks_per_second,
+            namespace: options.identity.namespace.clone(),
         };
         let state = State::new(maps, image, revision, settled);
         let shared: Shared = Arc::new(Mutex::new(state));
@@ -480,6 +483,8 @@ impl Agent {
         })?;
         self.ids.settle();
         self.serving.after(&model, &vips, serving, &self.network).await?;
+        let served = self.serving.snapshot();
+        self.state(|state| state.served = served);
         Ok(changed)
     }
 
@@ -511,6 +516,16 @@ impl Agent {
         });
         if let Err(error) = kept {
             tracing::warn!("{error}");
+        }
+    }
+
+    /// Hands replaced certificates and keys to the proxy.
+    async fn follow_files(&mut self) {
+        if self.serving.has_new_files() {
+            let start = Instant::now();
+            let model = self.state(|state| state.model.clone());
+            let result = self.put(model, Ways::Known).await;
+            self.announce(start, result);
         }
     }
 

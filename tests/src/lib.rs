@@ -11,4 +11,5 @@ pub mod example;
 pub mod packet;
 pub mod poll;
 pub mod stats;
+pub mod web;
 pub mod world;

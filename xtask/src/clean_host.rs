@@ -1,6 +1,7 @@
 //! `cargo xtask clean-host`: removes what a run of ours left behind when it was killed. Prints what it removes.
 //!
-//! Only things by our names are touched: namespaces and links `mlt-*`, pins `meltemi*`, temporary directories `mlt-*`.
+//! Only things by our names are touched: namespaces and links `mlt-*`, pins `meltemi*` with their proxies and the local routes to
+//! these (protocol 77), run directories `meltemi*`, temporary directories `mlt-*`.
 
 use std::env;
 use std::fs;
@@ -14,6 +15,9 @@ use crate::{host, sh};
 const PREFIX: &str = "mlt-";
 const NAMESPACES: &str = "/run/netns";
 const BPFFS: &str = "/sys/fs/bpf";
+/// Control sockets of proxies lie in it, in directories called after the pins.
+const RUN: &str = "/run";
+const RUN_PREFIX: &str = "meltemi-sys-fs-bpf-meltemi";
 
 /// Removes all of it.
 pub fn clean_host() -> Result<()> {
@@ -32,7 +36,8 @@ pub fn clean_host() -> Result<()> {
     for link in named(Path::new("/sys/class/net"), PREFIX) {
         sh::run(sh::command("ip").args(["link", "delete"]).arg(link.file_name().unwrap_or_default()))?;
     }
-    for dir in named(&env::temp_dir(), PREFIX) {
+    // Those whose pins are gone; detaching has ended the proxies of the others.
+    for dir in named(&env::temp_dir(), PREFIX).into_iter().chain(named(Path::new(RUN), RUN_PREFIX)) {
         sh::say(format!("removing {}", dir.display()));
         fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }

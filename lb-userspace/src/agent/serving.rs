@@ -14,7 +14,9 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     net::IpAddr,
+    os::unix::fs::MetadataExt,
     sync::Arc,
 };
 
@@ -25,7 +27,12 @@ pub(super) struct Serving {
     keeper: Option<Keeper>,
     /// What the proxy has, and of which model.
     in_force: Option<(Arc<Model>, Arc<Revision>)>,
+    /// Of the files of certificates and keys, just before they were read last.
+    stamps: Vec<Option<Stamp>>,
 }
+
+/// Changes with the file. `None` of it: the file is not there.
+type Stamp = (u64, u64, i64, i64);
 
 /// What a revision changes for the proxy.
 pub(super) struct Change {
@@ -37,7 +44,7 @@ pub(super) struct Change {
 
 impl Serving {
     pub fn new(options: Option<process::Options>) -> Self {
-        Self { options, keeper: None, in_force: None }
+        Self { options, keeper: None, in_force: None, stamps: Vec::new() }
     }
 
     /// Makes everything ready that the kernel's tables will lead to.
@@ -61,22 +68,33 @@ impl Serving {
     }
 
     /// `None`: the proxy has it already, or none is needed.
-    fn next(&self, model: &Arc<Model>, number: u64) -> Option<Arc<Revision>> {
-        let options = self.options.as_ref()?;
+    fn next(&mut self, model: &Arc<Model>, number: u64) -> Option<Arc<Revision>> {
+        let has_proxies = self.options.as_ref()?.directory.exists();
         let former = self.former();
         let snapshot = match &self.in_force {
             Some((known, _)) if Arc::ptr_eq(known, model) => former.snapshot.clone(),
             _ => Arc::new(compile::snapshot(model, number)),
         };
         // Files may have changed though the configuration did not.
+        self.stamps = stamps(&snapshot);
         let material = gather(&snapshot);
         let same = |now: &Snapshot, then: &Snapshot| now.listeners == then.listeners && now.clusters == then.clusters;
         if self.in_force.is_some() && material == former.material && same(&snapshot, &former.snapshot) {
             return None;
         }
-        let is_needed = self.keeper.is_some() || !snapshot.listeners.is_empty() || options.directory.exists();
+        let is_needed = self.keeper.is_some() || !snapshot.listeners.is_empty() || has_proxies;
         let snapshot = Arc::new(Snapshot { revision: number, ..Arc::unwrap_or_clone(snapshot) });
         is_needed.then(|| Arc::new(Revision { snapshot, material }))
+    }
+
+    /// Whether a file of a certificate or key was replaced since it was read.
+    pub fn has_new_files(&self) -> bool {
+        self.in_force.as_ref().is_some_and(|(_, revision)| stamps(&revision.snapshot) != self.stamps)
+    }
+
+    /// What the proxy has in force.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.former().snapshot.clone()
     }
 
     fn former(&self) -> Arc<Revision> {
@@ -162,6 +180,24 @@ fn gather(snapshot: &Snapshot) -> Material {
         |one| Err(missing(if *one == Certificate::Workload { "the workload's certificates" } else { "Secrets" })),
         |one| Err(missing(if *one == Authorities::Workload { "the workload's authorities" } else { "Secrets" })),
     )
+}
+
+/// Of every file that [`gather`] reads, in its order.
+fn stamps(snapshot: &Snapshot) -> Vec<Option<Stamp>> {
+    let credentials = snapshot.credentials();
+    let pairs = credentials.certificates.iter().flat_map(|one| match one {
+        Certificate::Files { chain, key } => vec![chain, key],
+        Certificate::Secret { .. } | Certificate::Workload => Vec::new(),
+    });
+    let roots = credentials.authorities.iter().filter_map(|one| match one {
+        Authorities::File(file) => Some(file),
+        _ => None,
+    });
+    let stamp = |file: &Arc<str>| {
+        let meta = fs::metadata(&**file).ok()?;
+        Some((meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
+    };
+    pairs.chain(roots).chain(&credentials.revocations).map(stamp).collect()
 }
 
 #[cfg(test)]

@@ -7,7 +7,10 @@ use crate::{
     process::Directory,
 };
 use clap::Args as ClapArgs;
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 /// Removes programs, links and tables. Flows that go through them are cut.
 #[derive(Debug, ClapArgs)]
@@ -21,6 +24,8 @@ pub fn run(args: &Args) -> ExitCode {
     let pins = Pins::new(&args.pin);
     if !pins.root().exists() {
         println!("nothing at {}", args.pin.display());
+        // Somebody removed the pins by hand.
+        end_proxies(&args.pin);
         return ExitCode::SUCCESS;
     }
     let _lock = match pins.lock() {
@@ -41,12 +46,16 @@ pub fn run(args: &Args) -> ExitCode {
     if let Err(error) = host::deliver_nothing() {
         eprintln!("meltemi: {error}");
     }
-    if Directory::of(&args.pin).clear() > 0 {
-        println!("ended the proxy");
-    }
+    end_proxies(&args.pin);
     for attachment in attachments {
         println!("detached {} ({})", attachment.interface, attachment.mode.name());
     }
     println!("removed {}", args.pin.display());
     ExitCode::SUCCESS
+}
+
+fn end_proxies(pin: &Path) {
+    if Directory::of(pin).clear() > 0 {
+        println!("ended the proxy");
+    }
 }

@@ -39,7 +39,7 @@ pub fn run(args: &Args) -> ExitCode {
         Output::Json => println!("{body}"),
         Output::Text => print!("{}", text(&status)),
     }
-    let skewed = status["rules"].as_array().into_iter().flatten().any(|rule| rule["verdict"] == "skewed");
+    let skewed = each(&status["rules"]).chain(each(&status["routes"])).any(|rule| rule["verdict"] == "skewed");
     ExitCode::from(u8::from(skewed || !status["stale"].is_null()))
 }
 
@@ -69,6 +69,12 @@ fn text(status: &Value) -> String {
     for rule in each(&status["rules"]) {
         rule_text(&mut out, rule);
     }
+    for route in each(&status["routes"]) {
+        route_text(&mut out, route);
+    }
+    for pool in each(&status["pools"]) {
+        pool_text(&mut out, pool);
+    }
     out += "\npackets\n";
     for (reason, count) in status["counters"].as_object().into_iter().flatten() {
         out += &format!("  {reason:<28} {count:>12}\n");
@@ -82,8 +88,7 @@ fn rule_text(out: &mut String, rule: &Value) {
     *out += &format!("  {} at {}:{}\n", string(&rule["virtualService"]), string(&rule["file"]), rule["line"]);
     *out += &format!("  {:<52} {:>10} {:>10} {:>10} {:>8}\n", "destination", "configured", "observed", "flows", "live");
     for destination in each(&rule["destinations"]) {
-        let subset = destination["subset"].as_str().map(|subset| format!("/{subset}")).unwrap_or_default();
-        let name = format!("{}:{}{subset}", string(&destination["host"]), destination["port"]);
+        let name = cluster(destination);
         let observed =
             destination["observed"].as_f64().map_or("-".to_owned(), |share| format!("{:.2}%", share * 100.0));
         let share = destination["share"].as_f64().unwrap_or(0.0) * 100.0;
@@ -104,6 +109,34 @@ fn rule_text(out: &mut String, rule: &Value) {
             );
         }
     }
+}
+
+fn route_text(out: &mut String, route: &Value) {
+    let p = route["pValue"].as_f64().map(|p| format!("  p={p:.3}")).unwrap_or_default();
+    *out += &format!("\n{}  {}{p}\n", string(&route["rule"]), string(&route["verdict"]));
+    *out += &format!("  at {}:{}\n", string(&route["file"]), route["line"]);
+    *out += &format!("  {:<52} {:>10} {:>10} {:>10}\n", "destination", "configured", "observed", "requests");
+    for destination in each(&route["destinations"]) {
+        let observed =
+            destination["observed"].as_f64().map_or("-".to_owned(), |share| format!("{:.2}%", share * 100.0));
+        let share = destination["share"].as_f64().unwrap_or(0.0) * 100.0;
+        let requests = destination["requests"].to_string();
+        *out += &format!("  {:<52} {share:>9.2}% {observed:>10} {requests:>10}\n", cluster(destination));
+    }
+}
+
+fn pool_text(out: &mut String, pool: &Value) {
+    let counts = ["connections", "requests", "pending", "retries"].map(|name| format!("{name} {}", pool[name]));
+    *out += &format!("\npool {}  {}\n", cluster(pool), counts.join("  "));
+    for (endpoint, workers) in pool["ejected"].as_object().into_iter().flatten() {
+        *out += &format!("  {endpoint} ejected by {workers} workers\n");
+    }
+}
+
+/// `HOST:PORT/SUBSET`.
+fn cluster(value: &Value) -> String {
+    let subset = value["subset"].as_str().map(|subset| format!("/{subset}")).unwrap_or_default();
+    format!("{}:{}{subset}", string(&value["host"]), value["port"])
 }
 
 fn each(value: &Value) -> impl Iterator<Item = &Value> {

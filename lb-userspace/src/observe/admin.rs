@@ -4,6 +4,7 @@ use super::{
     metrics,
     shared::{Shared, State},
 };
+use crate::proxy::Figures;
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -46,8 +47,8 @@ async fn accept(listener: TcpListener, shared: Shared) {
         let shared = shared.clone();
         tokio::spawn(async move {
             let service = service_fn(|request| {
-                let answer = answer(&request, &shared);
-                async { Ok::<_, Infallible>(answer) }
+                let shared = shared.clone();
+                async move { Ok::<_, Infallible>(answer(&request, &shared).await) }
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -62,26 +63,40 @@ async fn accept(listener: TcpListener, shared: Shared) {
     }
 }
 
-fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
+async fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
     if request.method() != Method::GET {
         return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
     }
-    let state = shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let figures = match request.uri().path() {
+        "/status" | "/metrics" => figures(shared).await,
+        _ => None,
+    };
+    let state = lock(shared);
     match request.uri().path() {
         // Alive means that this answers.
         "/healthz" => plain(StatusCode::OK, "ok\n"),
         "/readyz" if !state.is_served() => plain(StatusCode::SERVICE_UNAVAILABLE, "the proxy does not run\n"),
         "/readyz" if state.ready => plain(StatusCode::OK, "ok\n"),
         "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "no revision is in force yet\n"),
-        "/status" => json(state.status().map_err(|error| error.to_string())),
+        "/status" => json(state.status(figures.as_ref()).map_err(|error| error.to_string())),
         "/flows" => json(flows(&state)),
         "/config" => plain(StatusCode::OK, format!("revision {}\n{}", state.revision, state.image)),
-        "/metrics" => match metrics::render(&state) {
+        "/metrics" => match metrics::render(&state, figures.as_ref()) {
             Ok(text) => typed(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text),
             Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         },
         _ => plain(StatusCode::NOT_FOUND, "/healthz /readyz /metrics /status /flows /config\n"),
     }
+}
+
+fn lock(shared: &Shared) -> std::sync::MutexGuard<'_, State> {
+    shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// What the proxy has counted. The state is not locked while it is asked.
+async fn figures(shared: &Shared) -> Option<Figures> {
+    let reporter = lock(shared).proxy.clone()?;
+    reporter.figures().await
 }
 
 fn flows(state: &State) -> Result<Vec<super::flows::Flow>, String> {

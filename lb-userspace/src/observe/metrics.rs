@@ -4,6 +4,7 @@ use super::{
     shared::State,
     status::{ShareVerdict, Status},
 };
+use crate::proxy::Figures;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -25,6 +26,13 @@ struct Destination {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Cluster {
+    host: String,
+    subset: String,
+    port: u32,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Rule {
     rule: String,
 }
@@ -37,11 +45,12 @@ struct Backend {
 type Ratio = Gauge<f64, AtomicU64>;
 
 /// All metrics as they stand now.
-pub fn render(state: &State) -> Result<String, String> {
-    let status = state.status().map_err(|error| error.to_string())?;
+pub fn render(state: &State, figures: Option<&Figures>) -> Result<String, String> {
+    let status = state.status(figures).map_err(|error| error.to_string())?;
     let mut registry = Registry::with_prefix("meltemi");
     packets(&mut registry, &status);
     shares(&mut registry, &status);
+    pools(&mut registry, &status);
     backends(&mut registry, &status);
     number(&mut registry, "revision", "Revision in force", status.revision);
     number(&mut registry, "ready", "1 once the first revision is in force", u64::from(status.ready));
@@ -61,6 +70,12 @@ pub fn render(state: &State) -> Result<String, String> {
     }
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|error| error.to_string())?;
+    if let Some(figures) = figures {
+        // Nothing may follow the mark of the end.
+        text.truncate(text.trim_end().trim_end_matches("# EOF").len());
+        text += &figures.prometheus(&state.settled.namespace);
+        text += "# EOF\n";
+    }
     Ok(text)
 }
 
@@ -84,12 +99,32 @@ fn shares(registry: &mut Registry, status: &Status) {
     let observed = Family::<Destination, Ratio>::default();
     let p = Family::<Rule, Ratio>::default();
     let skewed = Family::<Rule, Gauge>::default();
-    for rule in &status.rules {
-        let label = Rule { rule: rule.rule.clone() };
-        skewed.get_or_create(&label).set(i64::from(rule.verdict == ShareVerdict::Skewed));
-        if let Some(value) = rule.p_value {
+    let requests = Family::<Destination, Gauge>::default();
+    let judged = |rule: &str, verdict, p_value: Option<f64>| {
+        let label = Rule { rule: rule.to_owned() };
+        skewed.get_or_create(&label).set(i64::from(verdict == ShareVerdict::Skewed));
+        if let Some(value) = p_value {
             p.get_or_create(&label).set(value);
         }
+    };
+    for route in &status.routes {
+        judged(&route.rule, route.verdict, route.p_value);
+        for destination in &route.destinations {
+            let label = Destination {
+                rule: route.rule.clone(),
+                host: destination.host.clone(),
+                subset: destination.subset.clone().unwrap_or_default(),
+                port: u32::from(destination.port),
+            };
+            requests.get_or_create(&label).set(destination.requests as i64);
+            expected.get_or_create(&label).set(destination.share);
+            if let Some(share) = destination.observed {
+                observed.get_or_create(&label).set(share);
+            }
+        }
+    }
+    for rule in &status.rules {
+        judged(&rule.rule, rule.verdict, rule.p_value);
         for destination in &rule.destinations {
             let label = Destination {
                 rule: rule.rule.clone(),
@@ -105,14 +140,42 @@ fn shares(registry: &mut Registry, status: &Status) {
         }
     }
     registry.register("destination_flows", "New flows since the rule's weights last changed", flows);
-    registry.register("weight_expected_ratio", "Configured share of new flows", expected);
+    let help =
+        "Requests (connections, of tls and tcp routes) that the proxy sent there since the rule's weights last changed";
+    registry.register("destination_requests", help, requests);
+    registry.register("weight_expected_ratio", "Configured share of new flows or requests", expected);
     registry.register(
         "weight_observed_ratio",
-        "Observed share of new flows since the rule's weights last changed",
+        "Observed share of new flows or requests since the rule's weights last changed",
         observed,
     );
     registry.register("weight_chi2_p", "Chance of a deviation from the weights like the observed one or larger", p);
     registry.register("weight_skewed", "1 while observed shares contradict the weights", skewed);
+}
+
+/// Only what is not zero; a proxy may know thousands of clusters.
+fn pools(registry: &mut Registry, status: &Status) {
+    let gauges = [
+        ("pool_connections", "Connections from the proxy to a cluster"),
+        ("pool_requests", "Requests under way to a cluster"),
+        ("pool_pending", "Requests that wait for a connection to a cluster"),
+        ("pool_ejected", "Endpoints of a cluster that outlier detection ejected, in one worker at least"),
+    ];
+    let families = gauges.map(|_| Family::<Cluster, Gauge>::default());
+    for pool in &status.pools {
+        let label = Cluster {
+            host: pool.host.clone(),
+            subset: pool.subset.clone().unwrap_or_default(),
+            port: pool.port.into(),
+        };
+        let values = [pool.connections, pool.requests, pool.pending, pool.ejected.len() as u32];
+        for (family, value) in families.iter().zip(values) {
+            family.get_or_create(&label).set(value.into());
+        }
+    }
+    for ((name, help), family) in gauges.into_iter().zip(families) {
+        registry.register(name, help, family);
+    }
 }
 
 fn backends(registry: &mut Registry, status: &Status) {

@@ -4,5 +4,6 @@
 pub mod admin;
 pub mod flows;
 pub mod metrics;
+pub mod served;
 pub mod shared;
 pub mod status;

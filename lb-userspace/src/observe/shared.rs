@@ -7,6 +7,7 @@ use crate::{
     image::Image,
     model::Model,
     process::Reporter,
+    snapshot::Snapshot,
 };
 use lb_common::conntrack::Timeouts;
 use std::sync::{Arc, Mutex};
@@ -21,6 +22,8 @@ pub struct Settled {
     pub timeouts: Timeouts,
     pub max_flows: u32,
     pub ticks_per_second: u32,
+    /// The agent's own.
+    pub namespace: Arc<str>,
 }
 
 pub struct State {
@@ -34,6 +37,8 @@ pub struct State {
     pub settled: Settled,
     /// Where something needs the proxy.
     pub proxy: Option<Reporter>,
+    /// What the proxy has in force.
+    pub served: Arc<Snapshot>,
     pub findings: Vec<Finding>,
     /// What the last look at the flow table found.
     pub sweep: Sweep,
@@ -51,6 +56,7 @@ impl State {
             stale: None,
             settled,
             proxy: None,
+            served: Arc::default(),
             findings: Vec::new(),
             sweep: Sweep::default(),
         }

@@ -1,11 +1,15 @@
 //! `status`: configured against observed shares, with a verdict. Keys are a contract for scripts.
 
-use super::shared::State;
+use super::{
+    served::{self, PoolStatus, RouteStatus},
+    shared::State,
+};
 use crate::{
     dataplane::MapsError,
     image::{RuleDestination, RuleTable},
     model::{Action, Rule},
     process::{Report, Reporter},
+    proxy::Figures,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -24,6 +28,10 @@ pub struct Status {
     pub findings: usize,
     /// `null` where nothing needs it.
     pub proxy: Option<Report>,
+    /// Rules that the proxy carries out; empty while it does not tell what it has counted.
+    pub routes: Vec<RouteStatus>,
+    /// Clusters to which the proxy has something under way, or of which endpoints are ejected.
+    pub pools: Vec<PoolStatus>,
 }
 
 #[derive(Debug, Serialize)]
@@ -86,7 +94,8 @@ pub struct Flows {
 }
 
 impl State {
-    pub fn status(&self) -> Result<Status, MapsError> {
+    /// `figures`: what the proxy has counted, where there is one.
+    pub fn status(&self, figures: Option<&Figures>) -> Result<Status, MapsError> {
         let interfaces = self.settled.attachments.iter().map(|attachment| Interface {
             name: attachment.interface.clone(),
             mode: attachment.mode.name(),
@@ -109,6 +118,8 @@ impl State {
             counters: counters.collect(),
             findings: self.findings.len(),
             proxy: self.proxy.as_ref().map(Reporter::report),
+            routes: figures.map(|figures| served::routes(&self.served, figures)).unwrap_or_default(),
+            pools: figures.map(served::pools).unwrap_or_default(),
         })
     }
 
@@ -210,7 +221,7 @@ const EXPECTED: f64 = 5.0;
 const SKEWED: f64 = 0.001;
 
 /// Pearson's chi-squared test of observed flows against configured shares.
-fn judge(counts: &[(f64, u64)]) -> (ShareVerdict, Option<f64>) {
+pub(super) fn judge(counts: &[(f64, u64)]) -> (ShareVerdict, Option<f64>) {
     let total: u64 = counts.iter().map(|(_, flows)| flows).sum();
     if counts.iter().any(|(share, flows)| *share == 0.0 && *flows > 0) {
         return (ShareVerdict::Skewed, Some(0.0));

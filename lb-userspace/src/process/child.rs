@@ -6,7 +6,7 @@ use super::{
     confine::{self, ConfineError, Root},
     message::{FromProxy, Hello, PROTOCOL, Program, Revision, ToProxy},
 };
-use crate::proxy::{self, Phase, Prepared, Worker};
+use crate::proxy::{self, Figures, Phase, Prepared, Statistics, Worker};
 use std::{
     io,
     os::{fd::AsFd, unix::net::UnixListener},
@@ -49,7 +49,14 @@ pub fn run(options: ChildOptions) -> Result<(), ChildError> {
     confine::confine(options.root)?;
     let (phase, _) = watch::channel(Phase::Serving);
     follow_signals(phase.clone(), options.drain)?;
-    let mut child = Child { program, phase, options: Arc::new(options.proxy), sockets: None, prepared: None };
+    let mut child = Child {
+        program,
+        phase,
+        options: Arc::new(options.proxy),
+        sockets: None,
+        prepared: None,
+        statistics: Vec::new(),
+    };
     loop {
         let (stream, _) = control.accept().map_err(ChildError::Control)?;
         let served = Channel::new(stream).and_then(|channel| child.serve(&channel));
@@ -66,6 +73,8 @@ struct Child {
     sockets: Option<Sockets>,
     /// There since the workers are.
     prepared: Option<watch::Sender<Arc<Prepared>>>,
+    /// Of each worker.
+    statistics: Vec<Arc<Statistics>>,
 }
 
 impl Child {
@@ -84,6 +93,10 @@ impl Child {
             match order {
                 ToProxy::Listen { workers } => self.sockets = Sockets::taken_over(workers, descriptors),
                 ToProxy::Apply(next) => channel.send(&self.apply(next), &[])?,
+                ToProxy::Count => {
+                    let figures = Figures::merge(self.statistics.iter().map(|one| one.read()));
+                    channel.send(&FromProxy::Counted(figures), &[])?;
+                }
                 ToProxy::Drain { within } => self.drain(within),
             }
         }
@@ -117,12 +130,14 @@ impl Child {
         let (sender, receiver) = watch::channel(first);
         let mut workers = Vec::new();
         for sockets in sockets.by_worker().map_err(ChildError::Worker)? {
+            let statistics = Arc::<Statistics>::default();
+            self.statistics.push(statistics.clone());
             let worker = Worker {
                 sockets,
                 prepared: receiver.clone(),
                 phase: self.phase.subscribe(),
                 options: self.options.clone(),
-                statistics: Arc::default(),
+                statistics,
             };
             let name = format!("worker-{}", workers.len());
             workers.push(thread::Builder::new().name(name).spawn(move || work(worker)).map_err(ChildError::Worker)?);

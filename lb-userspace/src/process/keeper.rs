@@ -7,6 +7,7 @@ use super::{
     directory::Found,
     message::{FromProxy, OWN_PROGRAM, PROTOCOL, Program, Revision, ToProxy},
 };
+use crate::proxy::Figures;
 use serde::Serialize;
 use std::{
     io,
@@ -53,18 +54,31 @@ pub struct Report {
 }
 
 /// Tells at any time how the proxy is.
-#[derive(Clone, Debug, Default)]
-pub struct Reporter(Arc<Mutex<Report>>);
+#[derive(Clone, Debug)]
+pub struct Reporter {
+    report: Arc<Mutex<Report>>,
+    events: Sender<Event>,
+}
 
 impl Reporter {
     pub fn report(&self) -> Report {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.report.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// What the proxy has counted since it was started. `None`: none runs, or it does not answer.
+    pub async fn figures(&self) -> Option<Figures> {
+        let (answer, answered) = oneshot::channel();
+        self.events.send(Event::Count(answer)).ok()?;
+        tokio::time::timeout(COUNTING, answered).await.ok()?.ok()
     }
 
     fn note(&self, change: impl FnOnce(&mut Report)) {
-        change(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        change(&mut self.report.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
 }
+
+/// Longest time for the proxy to tell what it has counted.
+const COUNTING: Duration = Duration::from_secs(1);
 
 /// Longest time for a revision to be prepared.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -80,8 +94,10 @@ pub struct Keeper {
     report: Reporter,
 }
 
+#[derive(Debug)]
 enum Event {
     Apply(Arc<Revision>, oneshot::Sender<Result<(), ProcessError>>),
+    Count(oneshot::Sender<Figures>),
     Said(u64, FromProxy),
     Gone(u64),
     Leave,
@@ -105,9 +121,9 @@ impl Keeper {
             Some((former, sockets)) => (Some(former), sockets),
             None => (None, Sockets::make(options.workers)?),
         };
-        let report = Reporter::default();
-        report.note(|report| report.workers = sockets.workers());
         let (events, received) = channel();
+        let report = Reporter { report: Arc::default(), events: events.clone() };
+        report.note(|report| report.workers = sockets.workers());
         let keep = Keep {
             sockets: sockets.try_clone().map_err(ProcessError::Socket)?,
             report: report.clone(),
@@ -117,6 +133,7 @@ impl Keeper {
             leaving: others.into_iter().map(|found| found.channel).collect(),
             wanted: None,
             waiting: Vec::new(),
+            counting: Vec::new(),
             deaths: 0,
             restart: None,
             options,
@@ -168,6 +185,8 @@ struct Keep {
     wanted: Option<Arc<Revision>>,
     /// Who waits for which revision.
     waiting: Vec<(u64, oneshot::Sender<Result<(), ProcessError>>)>,
+    /// Who waits for figures.
+    counting: Vec<oneshot::Sender<Figures>>,
     /// In a row, each soon after its start.
     deaths: u32,
     restart: Option<Instant>,
@@ -185,6 +204,7 @@ impl Keep {
             };
             match event {
                 Ok(Event::Apply(next, answer)) => self.want(next, answer),
+                Ok(Event::Count(answer)) => self.count(answer),
                 Ok(Event::Said(number, said)) if self.is_current(number) => self.hear(said),
                 Ok(Event::Gone(number)) if self.is_current(number) => self.bury(),
                 Ok(Event::Said(..) | Event::Gone(_)) => {}
@@ -247,9 +267,21 @@ impl Keep {
         }
     }
 
+    fn count(&mut self, answer: oneshot::Sender<Figures>) {
+        if let Some(live) = &self.current
+            && live.channel.send(&ToProxy::Count, &[]).is_ok()
+        {
+            self.counting.push(answer);
+        }
+    }
+
     fn hear(&mut self, said: FromProxy) {
         match said {
             FromProxy::Hello(_) => {}
+            FromProxy::Counted(figures) => {
+                // Whoever waits no more has no use for it.
+                self.counting.drain(..).for_each(|answer| drop(answer.send(figures.clone())));
+            }
             FromProxy::Applied { revision, problems } => {
                 problems.iter().for_each(|problem| tracing::error!("{problem}"));
                 self.report.note(|report| (report.revision, report.problems) = (revision, problems));
@@ -269,6 +301,7 @@ impl Keep {
 
     fn bury(&mut self) {
         let Some(mut live) = self.current.take() else { return };
+        self.counting.clear();
         let status = live.child.as_mut().and_then(|child| {
             // Its end of the connection is closed, so it is ending; where it hangs there it is of no use.
             let _ = child.kill();

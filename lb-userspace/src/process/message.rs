@@ -1,12 +1,15 @@
 //! What agent and proxy say to each other. `Hello` and `Drain` must be understood by every version: an agent meets the proxy
 //! of the version before it.
 
-use crate::{proxy::Material, snapshot::Snapshot};
+use crate::{
+    proxy::{Figures, Material},
+    snapshot::Snapshot,
+};
 use serde::{Deserialize, Serialize};
 use std::{fs, io, os::unix::fs::MetadataExt, sync::Arc, time::Duration};
 
 /// Changes when anything but `Hello` and `Drain` does, the snapshot included.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToProxy {
@@ -14,6 +17,8 @@ pub enum ToProxy {
     Listen { workers: u32 },
     /// The next revision. Answered by `Applied` or `Refused`.
     Apply(Arc<Revision>),
+    /// Answered by `Counted`.
+    Count,
     /// Accept nothing new, and end when the last connection has ended or `within` is over.
     Drain { within: Duration },
 }
@@ -31,6 +36,8 @@ pub enum FromProxy {
         revision: u64,
         reason: String,
     },
+    /// What all workers have counted so far.
+    Counted(Figures),
 }
 
 /// Everything the proxy needs of one revision.

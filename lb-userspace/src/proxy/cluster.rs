@@ -17,6 +17,7 @@ use super::{
     locality,
     outlier::{self, Ending},
     record::KnownSeries,
+    splits::PoolReading,
     tls::Origination,
     upstream::Endpoint,
 };
@@ -152,6 +153,18 @@ impl Cluster {
         };
         cluster.choose_usable();
         cluster
+    }
+
+    /// What is under way to it.
+    pub fn reading(&self) -> PoolReading {
+        let ejected = self.members.iter().filter(|member| member.endpoint.outlier.is_ejected());
+        PoolReading {
+            connections: self.load.connections.get(),
+            requests: self.load.requests.get(),
+            pending: self.load.pending.get(),
+            retries: self.load.retries.get(),
+            ejected: ejected.map(|member| (member.endpoint.text.clone(), 1)).collect(),
+        }
     }
 
     pub fn series(&self) -> &KnownSeries {

@@ -63,10 +63,11 @@ pub(super) async fn forward(order: Order<'_>, mut parts: Parts) -> Result<Forwar
     let begin = Instant::now();
     let Order { client, revision, rule, .. } = order;
     let shared = &client.shared;
-    let Outcome::Forward { timeout, retry, mirrors, .. } = &rule.action().outcome else {
+    let Outcome::Forward { split, timeout, retry, mirrors, .. } = &rule.action().outcome else {
         return Err(unavailable(Flag::NoCluster, "the route forwards nothing"));
     };
     let drawn = rule.draw(shared.draw()).ok_or(unavailable(Flag::NoCluster, "all weights of the route are zero"))?;
+    revision.count(shared, rule.source(), split, drawn.at);
     order.record.destination = Some(drawn.destination.cluster.clone());
     let no_cluster = unavailable(Flag::NoCluster, "the route's destination does not exist");
     if drawn.destination.broken.is_some() {

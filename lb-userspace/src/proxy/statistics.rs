@@ -12,7 +12,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::reply::Flag;
+use super::{
+    reply::Flag,
+    splits::{PoolReading, SplitName, Splits},
+};
 use crate::snapshot::ClusterName;
 
 /// Upper bounds of the duration's buckets in milliseconds: those of Istio's histograms.
@@ -45,6 +48,9 @@ pub struct Statistics {
     series: Mutex<HashMap<Labels, Arc<Series>>>,
     pub(super) connections_opened: AtomicU64,
     pub(super) connections_closed: AtomicU64,
+    pub(super) splits: Splits,
+    /// As they were at the last look.
+    pools: Mutex<Vec<(ClusterName, PoolReading)>>,
 }
 
 /// What tells series apart.
@@ -75,6 +81,8 @@ pub(super) struct Series {
     buckets: [AtomicU64; BOUNDS.len()],
     received: AtomicU64,
     sent: AtomicU64,
+    /// Only of connections that are not HTTP.
+    opened: AtomicU64,
 }
 
 /// A reading.
@@ -83,6 +91,10 @@ pub struct Figures {
     pub series: Vec<(Labels, Reading)>,
     pub connections_opened: u64,
     pub connections_closed: u64,
+    /// Requests and connections by rule and destination, since the rule's weights last changed.
+    pub splits: Vec<(SplitName, Vec<u64>)>,
+    /// Those to which something is under way, or that have ejected endpoints.
+    pub pools: Vec<(ClusterName, PoolReading)>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,9 +107,15 @@ pub struct Reading {
     /// Bytes of bodies from clients, and to them.
     pub received: u64,
     pub sent: u64,
+    /// Connections that are not HTTP; `count` has those that have ended.
+    pub opened: u64,
 }
 
 impl Series {
+    pub fn open(&self) {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub fn add(&self, duration: Duration, received: u64, sent: u64) {
         let time = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let bucket = BOUNDS.iter().position(|bound| time <= *bound).unwrap_or(BOUNDS.len() - 1);
@@ -114,6 +132,11 @@ impl Statistics {
         self.series.lock().unwrap_or_else(PoisonError::into_inner).entry(labels).or_default().clone()
     }
 
+    /// Tells readers what is under way now.
+    pub(super) fn publish(&self, pools: Vec<(ClusterName, PoolReading)>) {
+        *self.pools.lock().unwrap_or_else(PoisonError::into_inner) = pools;
+    }
+
     pub fn read(&self) -> Figures {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,6 +147,7 @@ impl Statistics {
                 buckets: series.buckets.iter().map(load).collect(),
                 received: load(&series.received),
                 sent: load(&series.sent),
+                opened: load(&series.opened),
             };
             (labels.clone(), reading)
         };
@@ -133,6 +157,8 @@ impl Statistics {
             series,
             connections_opened: load(&self.connections_opened),
             connections_closed: load(&self.connections_closed),
+            splits: self.splits.read(),
+            pools: self.pools.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 }
@@ -142,6 +168,8 @@ impl Figures {
     pub fn merge(all: impl IntoIterator<Item = Figures>) -> Figures {
         let mut sum = Figures::default();
         let mut series: BTreeMap<Labels, Reading> = BTreeMap::new();
+        let mut splits: BTreeMap<SplitName, Vec<u64>> = BTreeMap::new();
+        let mut pools: BTreeMap<ClusterName, PoolReading> = BTreeMap::new();
         for one in all {
             sum.connections_opened += one.connections_opened;
             sum.connections_closed += one.connections_closed;
@@ -151,58 +179,80 @@ impl Figures {
                 total.milliseconds += reading.milliseconds;
                 total.received += reading.received;
                 total.sent += reading.sent;
+                total.opened += reading.opened;
                 total.buckets.resize(BOUNDS.len(), 0);
                 total.buckets.iter_mut().zip(&reading.buckets).for_each(|(total, one)| *total += one);
             }
+            for (name, counts) in one.splits {
+                let total = splits.entry(name).or_default();
+                total.resize(counts.len(), 0);
+                total.iter_mut().zip(counts).for_each(|(total, one)| *total += one);
+            }
+            for (name, pool) in one.pools {
+                pools.entry(name).or_default().add(&pool);
+            }
         }
         sum.series = series.into_iter().collect();
+        sum.splits = splits.into_iter().collect();
+        sum.pools = pools.into_iter().collect();
         sum
     }
 
-    /// In the text format of Prometheus, with Istio's names.
-    pub fn prometheus(&self) -> String {
+    /// In the text format of OpenMetrics, with Istio's names. `namespace` is the proxy's own.
+    pub fn prometheus(&self, namespace: &str) -> String {
         let mut text = String::new();
-        self.requests(&mut text);
-        self.connections(&mut text);
-        text
-    }
-
-    fn requests(&self, text: &mut String) {
-        let http = || self.series.iter().filter(|(labels, _)| labels.protocol != Protocol::Tcp);
-        counter(text, "istio_requests_total", http().map(|(labels, reading)| (labels, reading.count)));
-        let name = "istio_request_duration_milliseconds";
-        let _ = writeln!(text, "# TYPE {name} histogram");
-        for (labels, reading) in http() {
-            let labels = labels.text();
-            let mut below = 0;
-            for (bound, count) in BOUNDS.iter().zip(&reading.buckets) {
-                below += count;
-                let bound = if *bound == u64::MAX { "+Inf".to_owned() } else { bound.to_string() };
-                let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{bound}\"}} {below}");
-            }
-            let _ = writeln!(text, "{name}_sum{{{labels}}} {}", reading.milliseconds);
-            let _ = writeln!(text, "{name}_count{{{labels}}} {}", reading.count);
-        }
-        counter(text, "istio_request_bytes_sum", http().map(|(labels, reading)| (labels, reading.received)));
-        counter(text, "istio_response_bytes_sum", http().map(|(labels, reading)| (labels, reading.sent)));
-    }
-
-    fn connections(&self, text: &mut String) {
-        let tcp = || self.series.iter().filter(|(labels, _)| labels.protocol == Protocol::Tcp);
-        counter(text, "istio_tcp_connections_closed_total", tcp().map(|(labels, reading)| (labels, reading.count)));
-        counter(text, "istio_tcp_received_bytes_total", tcp().map(|(labels, reading)| (labels, reading.received)));
-        counter(text, "istio_tcp_sent_bytes_total", tcp().map(|(labels, reading)| (labels, reading.sent)));
+        let series: Vec<_> =
+            self.series.iter().map(|(labels, reading)| (labels.protocol, labels.text(namespace), reading)).collect();
+        let of = |tcp: bool| series.iter().filter(move |one| (one.0 == Protocol::Tcp) == tcp);
+        requests(&mut text, &of(false).map(|(_, labels, reading)| (labels.as_str(), *reading)).collect::<Vec<_>>());
+        connections(&mut text, &of(true).map(|(_, labels, reading)| (labels.as_str(), *reading)).collect::<Vec<_>>());
         let live = self.connections_opened - self.connections_closed.min(self.connections_opened);
-        let _ = writeln!(text, "# TYPE meltemi_proxy_connections_opened_total counter");
+        let _ = writeln!(text, "# TYPE meltemi_proxy_connections_opened counter");
         let _ = writeln!(text, "meltemi_proxy_connections_opened_total {}", self.connections_opened);
         let _ = writeln!(text, "# TYPE meltemi_proxy_connections gauge\nmeltemi_proxy_connections {live}");
+        text
     }
 }
 
-fn counter<'l>(text: &mut String, name: &str, values: impl Iterator<Item = (&'l Labels, u64)>) {
+type Labelled<'f> = (&'f str, &'f Reading);
+
+fn requests(text: &mut String, all: &[Labelled<'_>]) {
+    counter(text, "istio_requests", all, |reading| reading.count);
+    let name = "istio_request_duration_milliseconds";
+    let _ = writeln!(text, "# TYPE {name} histogram");
+    for (labels, reading) in all {
+        let mut below = 0;
+        for (bound, count) in BOUNDS.iter().zip(&reading.buckets) {
+            below += count;
+            let bound = if *bound == u64::MAX { "+Inf".to_owned() } else { bound.to_string() };
+            let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{bound}\"}} {below}");
+        }
+        let _ = writeln!(text, "{name}_sum{{{labels}}} {}", reading.milliseconds);
+        let _ = writeln!(text, "{name}_count{{{labels}}} {}", reading.count);
+    }
+    sizes(text, "istio_request_bytes", all, |reading| reading.received);
+    sizes(text, "istio_response_bytes", all, |reading| reading.sent);
+}
+
+fn connections(text: &mut String, all: &[Labelled<'_>]) {
+    counter(text, "istio_tcp_connections_opened", all, |reading| reading.opened);
+    counter(text, "istio_tcp_connections_closed", all, |reading| reading.count);
+    counter(text, "istio_tcp_received_bytes", all, |reading| reading.received);
+    counter(text, "istio_tcp_sent_bytes", all, |reading| reading.sent);
+}
+
+fn counter(text: &mut String, name: &str, all: &[Labelled<'_>], value: impl Fn(&Reading) -> u64) {
     let _ = writeln!(text, "# TYPE {name} counter");
-    for (labels, value) in values {
-        let _ = writeln!(text, "{name}{{{}}} {value}", labels.text());
+    for (labels, reading) in all {
+        let _ = writeln!(text, "{name}_total{{{labels}}} {}", value(reading));
+    }
+}
+
+/// Sum and count, as of Istio's histograms; buckets are not counted.
+fn sizes(text: &mut String, name: &str, all: &[Labelled<'_>], value: impl Fn(&Reading) -> u64) {
+    let _ = writeln!(text, "# TYPE {name} summary");
+    for (labels, reading) in all {
+        let _ = writeln!(text, "{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {}", value(reading), reading.count);
     }
 }
 
@@ -217,9 +267,9 @@ impl Labels {
         Labels { destination, protocol, status, flag: flag.letters().to_owned(), grpc_status }
     }
 
-    /// Istio's standard labels, as far as a gateway knows them.
-    fn text(&self) -> String {
-        let mut text = String::from("reporter=\"source\"");
+    /// Istio's standard labels, as far as a gateway knows them; it reports as one, under its own name.
+    fn text(&self, namespace: &str) -> String {
+        let mut text = String::from("reporter=\"source\",source_workload=\"meltemi\"");
         let mut add = |name: &str, value: &str| {
             let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
             let _ = write!(text, ",{name}=\"{value}\"");
@@ -228,6 +278,9 @@ impl Labels {
             Some(name) => (&*name.host, name.subset.as_deref().unwrap_or("unknown")),
             None => ("unknown", "unknown"),
         };
+        add("source_workload_namespace", namespace);
+        add("source_canonical_service", "meltemi");
+        add("source_canonical_revision", "latest");
         // `name.namespace.svc.…`; other hosts belong to no namespace.
         let mut labels = host.split('.');
         let (first, second, third) = (labels.next(), labels.next(), labels.next());
@@ -238,6 +291,9 @@ impl Labels {
         add("destination_service", host);
         add("destination_service_name", name);
         add("destination_service_namespace", namespace);
+        add("destination_workload_namespace", namespace);
+        add("destination_canonical_service", name);
+        add("destination_canonical_revision", subset);
         add("destination_version", subset);
         let protocol = match self.protocol {
             Protocol::Http => "http",
@@ -273,9 +329,13 @@ mod tests {
         other.series(labels(200)).add(Duration::from_millis(30), 1, 1);
         other.series(labels(503)).add(Duration::from_secs(7_200), 0, 9);
         let figures = Figures::merge([one.read(), other.read()]);
-        let text = figures.prometheus();
-        let known = "reporter=\"source\",destination_service=\"reviews.default.svc.cluster.local\",\
+        let text = figures.prometheus("edge");
+        let known = "reporter=\"source\",source_workload=\"meltemi\",source_workload_namespace=\"edge\",\
+                     source_canonical_service=\"meltemi\",source_canonical_revision=\"latest\",\
+                     destination_service=\"reviews.default.svc.cluster.local\",\
                      destination_service_name=\"reviews\",destination_service_namespace=\"default\",\
+                     destination_workload_namespace=\"default\",destination_canonical_service=\"reviews\",\
+                     destination_canonical_revision=\"v1\",\
                      destination_version=\"v1\",request_protocol=\"http\"";
         for line in [
             format!("istio_requests_total{{{known},response_code=\"200\",response_flags=\"-\"}} 2"),

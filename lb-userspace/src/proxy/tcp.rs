@@ -40,7 +40,11 @@ pub(super) struct Destination {
 
 /// Draws a route's destination. `None`: a broken one, for which connections are closed.
 pub(super) fn choose(shared: &Rc<Shared>, revision: &Rc<Revision>, tcp: router::Tcp<'_>) -> Option<Destination> {
-    let drawn = tcp.draw(shared.draw()).filter(|drawn| drawn.broken.is_none())?;
+    let (at, drawn) = tcp.draw(shared.draw())?;
+    revision.count(shared, &tcp.route.source, &tcp.route.split, at);
+    if drawn.broken.is_some() {
+        return None;
+    }
     let cluster = revision.cluster(shared, &drawn.cluster)?;
     Some(Destination { cluster, idle_timeout: tcp.route.idle_timeout, max_duration: tcp.route.max_duration })
 }
@@ -90,6 +94,11 @@ pub(super) async fn serve(
         }
     };
     cluster.note(&endpoint, Ending::Status(200));
+    let series = |flag| {
+        let key = Key::tcp(flag);
+        cluster.series().get(key, || client.shared.statistics.series(key.labels(Some(policy.name.clone()))))
+    };
+    series(Flag::None).open();
     let mut early = Bytes::new();
     if let Some(tunnel) = &policy.tunnel {
         early = through(tunnel, &mut upstream).await?;
@@ -103,9 +112,7 @@ pub(super) async fn serve(
         Some(most) => tokio::time::timeout(most, carried).await.unwrap_or(Ok(())),
     };
     let flag = if result.is_ok() { Flag::None } else { Flag::UpstreamConnectionTermination };
-    let key = Key::tcp(flag);
-    let find = || client.shared.statistics.series(key.labels(Some(policy.name.clone())));
-    cluster.series().get(key, find).add(begin.elapsed(), moved.forth.get(), moved.back.get());
+    series(flag).add(begin.elapsed(), moved.forth.get(), moved.back.get());
     drop(under);
     result
 }

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     net,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -15,9 +15,13 @@ use super::{
     Options, Prepared, Statistics, client,
     cluster::Cluster,
     record::KnownSeries,
+    splits::{Counters, SplitName},
     watch::{Order, Watches},
 };
-use crate::{router::Draw, snapshot::ClusterName};
+use crate::{
+    router::Draw,
+    snapshot::{ClusterName, RuleSource, Split},
+};
 
 /// How often time-outs are looked at: none of them is finer than this.
 const TICK: Duration = Duration::from_millis(500);
@@ -64,6 +68,8 @@ pub(super) struct Revision {
     pub prepared: Arc<Prepared>,
     /// By the address of the destination's name in the snapshot, which lives as long as this.
     clusters: RefCell<HashMap<usize, Option<Rc<Cluster>>>>,
+    /// By the address of a split in the snapshot. `None`: of no VirtualService.
+    splits: RefCell<HashMap<usize, Option<Counters>>>,
 }
 
 /// Runs a worker until its phase is [`Phase::Draining`] and its last connection has ended, or the deadline is over. To be
@@ -175,6 +181,7 @@ impl Shared {
     /// Puts a revision in force. Clusters that are as they were keep everything; of others those endpoints that stay.
     fn adopt(&self, prepared: Arc<Prepared>) {
         let router = prepared.router();
+        self.statistics.splits.keep(router.snapshot());
         let mut clusters = self.clusters.borrow_mut();
         clusters.retain(|name, cluster| match router.cluster(name) {
             None => false,
@@ -218,12 +225,25 @@ impl Shared {
         for cluster in self.clusters.borrow().values() {
             cluster.tick();
         }
+        let readings = self.clusters.borrow();
+        let readings = readings.iter().map(|(name, cluster)| (name.clone(), cluster.reading()));
+        self.statistics.publish(readings.filter(|(_, reading)| !reading.is_idle()).collect());
     }
 }
 
 impl Revision {
     fn new(prepared: Arc<Prepared>) -> Revision {
-        Revision { prepared, clusters: RefCell::default() }
+        Revision { prepared, clusters: RefCell::default(), splits: RefCell::default() }
+    }
+
+    /// Counts a draw of a split, which must be one of this revision's snapshot.
+    pub fn count(&self, shared: &Shared, source: &RuleSource, split: &Split, at: usize) {
+        let mut known = self.splits.borrow_mut();
+        let find = || SplitName::of(source, split).map(|name| shared.statistics.splits.counters(name));
+        let counters = known.entry(std::ptr::from_ref(split) as usize).or_insert_with(find);
+        if let Some(one) = counters.as_ref().and_then(|counters| counters.get(at)) {
+            one.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// The state of the cluster that a name, which must be one of this revision's snapshot, stands for.

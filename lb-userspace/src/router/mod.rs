@@ -278,8 +278,9 @@ impl<'r> Tcp<'r> {
         self.shares.of_flow(hash).map(|at| &self.route.split.destinations[at])
     }
 
-    pub fn draw(self, draw: Draw) -> Option<&'r Destination> {
-        self.shares.draw(draw).map(|at| &self.route.split.destinations[at])
+    /// A destination and its position. `None`: all weights are zero.
+    pub fn draw(self, draw: Draw) -> Option<(usize, &'r Destination)> {
+        self.shares.draw(draw).map(|at| (at, &self.route.split.destinations[at]))
     }
 }
 

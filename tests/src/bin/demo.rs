@@ -13,6 +13,7 @@ use clap::{Parser, Subcommand};
 use meltemi_tests::demo;
 use meltemi_tests::echo::client::{self, Closing, Direction, Ports};
 use meltemi_tests::echo::{flood, server};
+use meltemi_tests::web;
 use meltemi_tests::world::{self, World, janitor};
 
 /// Shows TCP traffic shifting in throw-away network namespaces: shares as configured, a change of weights under way,
@@ -45,6 +46,15 @@ enum Part {
     /// One HTTP request; prints JSON with status and body
     #[command(hide = true, name = "world-http")]
     Http { method: String, to: SocketAddr, path: String },
+    /// HTTP server: answers each request with JSON that tells who answers and what came; ends when stdin ends
+    #[command(hide = true, name = "world-web-server")]
+    WebServer(web::server::Args),
+    /// HTTP client; prints JSON
+    #[command(hide = true, name = "world-web")]
+    Web {
+        #[command(subcommand)]
+        requests: Requests,
+    },
     /// Removes the world with that id when stdin ends
     #[command(hide = true, name = "world-janitor")]
     Janitor { id: String },
@@ -108,6 +118,29 @@ enum Traffic {
     },
 }
 
+#[derive(Subcommand)]
+enum Requests {
+    /// One, with all of its answer
+    One(web::client::Request),
+    /// One after the other
+    Many {
+        #[command(flatten)]
+        request: web::client::Request,
+        #[arg(long, default_value_t = 1)]
+        count: u32,
+    },
+    /// On several threads until stopped; stdin takes `report` and `stop`
+    Steady {
+        #[command(flatten)]
+        request: web::client::Request,
+        #[arg(long, default_value_t = 1)]
+        threads: u32,
+        /// Milliseconds between an answer and the next request of a thread
+        #[arg(long, default_value_t = 0)]
+        every: u64,
+    },
+}
+
 #[derive(clap::Args)]
 struct Many {
     #[arg(long)]
@@ -139,6 +172,8 @@ fn part(cli: Cli) -> Result<()> {
         Some(Part::Server { greeting, listen }) => server::serve(listen, &greeting),
         Some(Part::Client { traffic }) => make(traffic),
         Some(Part::Http { method, to, path }) => client::http(&method, to, &path),
+        Some(Part::WebServer(args)) => web::server::serve(args),
+        Some(Part::Web { requests }) => ask(&requests),
         Some(Part::Janitor { id }) => janitor::wait_and_remove(&id),
         Some(Part::Remove { id }) => janitor::remove(&id),
         Some(Part::Idle) => idle(),
@@ -160,6 +195,19 @@ fn make(traffic: Traffic) -> Result<()> {
         Traffic::Bulk { to, bytes, direction, limit: most } => client::bulk(to, bytes, direction, limit(most)),
     }
     Ok(())
+}
+
+fn ask(requests: &Requests) -> Result<()> {
+    match requests {
+        Requests::One(request) => {
+            web::client::one(request);
+            Ok(())
+        }
+        Requests::Many { request, count } => web::client::many(request, *count),
+        Requests::Steady { request, threads, every } => {
+            web::client::steady(request, *threads, Duration::from_millis(*every))
+        }
+    }
 }
 
 fn idle() -> Result<()> {

@@ -67,7 +67,7 @@ fn receive_bulk(mut from: impl Read, count: u64) -> io::Result<u64> {
 }
 
 /// Writes one line of JSON to stdout. Whoever started us may be gone; that is no reason to fail.
-fn tell(value: &serde_json::Value) {
+pub(crate) fn tell(value: &serde_json::Value) {
     let mut out = io::stdout().lock();
     let _ = writeln!(out, "{value}").and_then(|()| out.flush());
 }

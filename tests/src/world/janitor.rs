@@ -81,6 +81,7 @@ pub fn remove(id: &str) -> Result<()> {
         results.push(end_processes(name));
     }
     results.push(remove_dir(&pin_dir(id)));
+    results.push(remove_dir(&run_dir(id)));
     for name in &names {
         results.push(run(Command::new("ip").args(["netns", "delete", name])).map(|_| ()));
     }
@@ -91,6 +92,11 @@ pub fn remove(id: &str) -> Result<()> {
 /// Where the agent of a world pins.
 pub(super) fn pin_dir(id: &str) -> PathBuf {
     Path::new("/sys/fs/bpf").join(format!("meltemi-{id}"))
+}
+
+/// Where the agent of a world has the control sockets of its proxies: named after its pins.
+pub(super) fn run_dir(id: &str) -> PathBuf {
+    Path::new("/run").join(format!("meltemi-sys-fs-bpf-meltemi-{id}"))
 }
 
 /// Where a world keeps its files.

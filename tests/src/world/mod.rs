@@ -95,6 +95,8 @@ pub struct Backend {
     pub v6: Ipv6Addr,
     /// The echo server on [`ECHO_PORT`]; `None` after [`Backend::stop`].
     pub server: Option<Helper>,
+    /// Its HTTP servers; see [`World::serve_web`].
+    pub web: Vec<Helper>,
 }
 
 impl Backend {
@@ -189,7 +191,7 @@ impl World {
     /// When a process does not answer.
     pub fn keep(mut self) -> Result<String> {
         for backend in &mut self.backends {
-            if let Some(server) = backend.server.take() {
+            for server in backend.server.take().into_iter().chain(backend.web.drain(..)) {
                 server.leave_running("stay")?;
             }
         }
@@ -241,7 +243,7 @@ impl World {
         poll_ready(&netns)?;
         let listen = format!("[::]:{ECHO_PORT}");
         let server = Helper::start(&netns, &["world-server", "--greeting", greeting, "--listen", &listen])?;
-        self.backends.push(Backend { netns, greeting: greeting.into(), v4, v6, server: Some(server) });
+        self.backends.push(Backend { netns, greeting: greeting.into(), v4, v6, server: Some(server), web: Vec::new() });
         Ok(())
     }
 
@@ -275,7 +277,7 @@ impl World {
         let listen = format!("[::]:{ECHO_PORT}");
         let server = Helper::start(&netns, &["world-server", "--greeting", greeting, "--listen", &listen])?;
         let (v4, v6) = (Ipv4Addr::new(10, 2, 0, 2), Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 2));
-        self.backends.push(Backend { netns, greeting: greeting.into(), v4, v6, server: Some(server) });
+        self.backends.push(Backend { netns, greeting: greeting.into(), v4, v6, server: Some(server), web: Vec::new() });
         Ok(())
     }
 
@@ -289,6 +291,41 @@ impl World {
         let args = ["world-server", "--greeting", &backend.greeting, "--listen", &listen];
         backend.server = Some(Helper::start(&backend.netns, &args)?);
         Ok(())
+    }
+
+    /// Starts an HTTP server on a port of a backend, with the backend's greeting; `more` as `meltemi-demo world-web-server
+    /// --help` says.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn serve_web(&mut self, index: usize, port: u16, more: &[&str]) -> Result<()> {
+        let backend = &mut self.backends[index];
+        let listen = format!("[::]:{port}");
+        let args = ["world-web-server", "--greeting", &backend.greeting, "--listen", &listen];
+        backend.web.push(Helper::start(&backend.netns, &[&args, more].concat())?);
+        Ok(())
+    }
+
+    /// Runs the HTTP client in the client's namespace to its end; `args` as `meltemi-demo world-web --help` says.
+    ///
+    /// # Errors
+    /// When the client itself fails. Failed requests are part of the answer.
+    pub fn web(&self, args: &[&str]) -> Result<serde_json::Value> {
+        web_from(&self.client, args)
+    }
+
+    /// Starts HTTP requests that go on until stopped.
+    ///
+    /// # Errors
+    /// When the client does not start.
+    pub fn web_steadily(&self, args: &[&str]) -> Result<Helper> {
+        Helper::start(&self.client, &[&["world-web", "steady"], args].concat())
+    }
+
+    /// Where the agent of this world has the control sockets of its proxies.
+    #[must_use]
+    pub fn run_dir(&self) -> PathBuf {
+        janitor::run_dir(&self.id)
     }
 
     /// Makes the balancer host route packets as any Linux router does.
@@ -449,6 +486,15 @@ impl Drop for World {
         self.backends.clear();
         self.janitor.finish();
     }
+}
+
+/// Runs the HTTP client in any namespace to its end.
+///
+/// # Errors
+/// When the client itself fails. Failed requests are part of the answer.
+pub fn web_from(netns: &Netns, args: &[&str]) -> Result<serde_json::Value> {
+    let text = netns::run(netns.command(helper_program()?).arg("world-web").args(args))?;
+    serde_json::from_str(text.trim()).with_context(|| format!("the client said: {text}"))
 }
 
 /// Which version of IP.

@@ -22,7 +22,7 @@ const ROOMS: [(&str, Option<&[&str]>); 18] = [
     ("host", Some(&["compile"])),
     ("source", Some(&["spec"])),
     ("proxy", Some(&["snapshot", "router"])),
-    ("observe", Some(&["image", "model", "slots", "dataplane", "finding", "process"])),
+    ("observe", Some(&["image", "model", "slots", "dataplane", "finding", "process", "proxy", "snapshot"])),
     ("process", Some(&["proxy", "snapshot"])),
     ("agent", None),
     ("cli", None),

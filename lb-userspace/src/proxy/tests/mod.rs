@@ -5,4 +5,4 @@ mod http2;
 mod routes;
 mod tcp;
 mod tls;
-mod world;
+pub(in crate::proxy) mod world;

@@ -10,6 +10,7 @@ mod matrix;
 mod near;
 mod path;
 mod refusals;
+mod served;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
