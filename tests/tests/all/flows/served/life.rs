@@ -13,8 +13,10 @@ fn kill(pid: u64) {
     assert!(Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success());
 }
 
+/// One that has ended may stay in the list until somebody asks for its status.
 fn lives(pid: u64) -> bool {
-    std::path::Path::new(&format!("/proc/{pid}")).exists()
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
 /// Answered within this after its proxy was killed, with the tries of a client that does not wait.
@@ -76,7 +78,7 @@ fn a_killed_agent_fails_no_request_in_xdp() {
 /// The host as it was before the agent was started.
 fn assert_nothing_left(shop: &Shop, pid: u64) {
     let world = &shop.stage.world;
-    assert!(!lives(pid), "the proxy runs on");
+    poll::until(SOON, "the proxy's end", || Ok((!lives(pid)).then_some(()))).unwrap();
     assert!(!world.run_dir().exists(), "{} is left", world.run_dir().display());
     assert!(!world.pin_dir().exists(), "pins are left");
     assert_eq!(local_routes(shop), "");
