@@ -1,5 +1,6 @@
 //! The one loop: change, parse, compile, diff, apply, report. The only room that knows all others.
 
+mod secrets;
 mod serving;
 
 use crate::{
@@ -392,6 +393,7 @@ impl Agent {
     /// Parses, compiles and applies. `Ok` holds the number of writes.
     async fn take(&mut self, files: &file::Loaded) -> Result<usize, AgentError> {
         self.findings = self.store.merge(&files.files, &files.out_of_reach());
+        self.serving.secrets.follow(&self.store);
         let parsed = self.parser.parse(&self.store);
         match parsed.extent {
             Extent::Nothing => {}

@@ -1,7 +1,7 @@
 //! The proxy's part of a revision: its snapshot, the steering, and the routes that bring packets to it. What leads somewhere is
 //! put in force before what leads there, and taken back after it, so that nothing is lost in between.
 
-use super::{AgentError, Shared};
+use super::{AgentError, Shared, secrets::Secrets};
 use crate::{
     compile,
     dataplane::load::Loaded,
@@ -21,6 +21,7 @@ use std::{
 };
 
 pub(super) struct Serving {
+    pub secrets: Secrets,
     /// `None`: nothing is served.
     options: Option<process::Options>,
     /// There since something needed it.
@@ -44,7 +45,7 @@ pub(super) struct Change {
 
 impl Serving {
     pub fn new(options: Option<process::Options>) -> Self {
-        Self { options, keeper: None, in_force: None, stamps: Vec::new() }
+        Self { secrets: Secrets::default(), options, keeper: None, in_force: None, stamps: Vec::new() }
     }
 
     /// Makes everything ready that the kernel's tables will lead to.
@@ -77,7 +78,7 @@ impl Serving {
         };
         // Files may have changed though the configuration did not.
         self.stamps = stamps(&snapshot);
-        let material = gather(&snapshot);
+        let material = gather(&snapshot, &self.secrets);
         let same = |now: &Snapshot, then: &Snapshot| now.listeners == then.listeners && now.clusters == then.clusters;
         if self.in_force.is_some() && material == former.material && same(&snapshot, &former.snapshot) {
             return None;
@@ -173,12 +174,18 @@ fn with_leaving(next: &Revision, former: &Revision) -> Option<Revision> {
 }
 
 /// Certificates, keys and authorities. Only the agent may read them, so it does; it looks at none of their bytes.
-fn gather(snapshot: &Snapshot) -> Material {
-    let missing = |what: &str| format!("{what} are not handed to the proxy by this version; name files instead");
+fn gather(snapshot: &Snapshot, secrets: &Secrets) -> Material {
+    let mesh = |what: &str| format!("{what} are not handed to the proxy by this version");
     Material::gather(
         &snapshot.credentials(),
-        |one| Err(missing(if *one == Certificate::Workload { "the workload's certificates" } else { "Secrets" })),
-        |one| Err(missing(if *one == Authorities::Workload { "the workload's authorities" } else { "Secrets" })),
+        |one| match one {
+            Certificate::Secret { namespace, name } => secrets.pair(namespace, name),
+            Certificate::Workload | Certificate::Files { .. } => Err(mesh("the mesh's certificates of this workload")),
+        },
+        |one| match one {
+            Authorities::Secrets { namespace, names } => secrets.authorities(namespace, names),
+            _ => Err(mesh("the mesh's authorities")),
+        },
     )
 }
 

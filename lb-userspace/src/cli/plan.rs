@@ -14,7 +14,7 @@ use crate::{
     },
     finding::Severity,
     image::Image,
-    model::Services,
+    model::{Proxy, Services},
 };
 use clap::{Args as ClapArgs, ValueEnum};
 use serde::Serialize;
@@ -128,7 +128,7 @@ pub fn run(args: &Args) -> ExitCode {
 
 /// The report, and the errors in NEW.
 fn report(args: &Args) -> Result<(Report, Vec<String>), String> {
-    let identity = args.identity.identity(if args.services { Services::All } else { Services::OnlyRouted });
+    let identity = args.identity.identity(if args.services { Services::All } else { Services::OnlyRouted }, Proxy::On);
     let load =
         |path: &PathBuf| Configuration::load(std::slice::from_ref(path), &identity).map_err(|lines| lines.join("\n"));
     let told: BTreeSet<IpAddr> = args.interface_address.iter().chain(&args.vip).copied().collect();

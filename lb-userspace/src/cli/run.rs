@@ -8,7 +8,7 @@ use crate::{
         load::{LoadError, Mode},
     },
     host::Choice,
-    model::{Identity, Services},
+    model::{Identity, Proxy, Services},
     observe::flows::Removed,
     process::{self, User},
 };
@@ -77,8 +77,9 @@ pub struct Args {
     /// What happens to flows of a backend that is no longer configured.
     #[arg(long, value_enum, default_value_t = RemovedArg::Drain)]
     removed_backends: RemovedArg,
-    /// Whether HTTP and TLS are served, by a proxy process of its own (a preview). Before `off` follows on `on`: `meltemi detach`.
-    #[arg(long, value_enum, default_value_t = ProxyArg::Off)]
+    /// Whether HTTP and TLS are served, by a proxy process that is started when something needs it. `off`: their packets are left to
+    /// the host. Before `off` follows on `on`: `meltemi detach`.
+    #[arg(long, value_enum, default_value_t = ProxyArg::On)]
     proxy: ProxyArg,
     /// Workers of the proxy that serves HTTP and TLS, each with a thread of its own; 0: as many as CPUs.
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=126))]
@@ -120,13 +121,14 @@ pub struct IdentityArgs {
 }
 
 impl IdentityArgs {
-    pub fn identity(&self, services: Services) -> Identity {
+    pub fn identity(&self, services: Services, proxy: Proxy) -> Identity {
         Identity {
             gateway_labels: self.gateway_labels.0.clone(),
             namespace: self.namespace.as_str().into(),
             root_namespace: self.root_namespace.as_str().into(),
             cluster_domain: self.cluster_domain.as_str().into(),
             services,
+            proxy,
         }
     }
 }
@@ -221,7 +223,13 @@ impl Args {
             },
             forwarding: self.forwarding.choice(),
             vips: self.vip.clone(),
-            identity: self.identity.identity(if self.services { Services::All } else { Services::OnlyRouted }),
+            identity: self.identity.identity(
+                if self.services { Services::All } else { Services::OnlyRouted },
+                match self.proxy {
+                    ProxyArg::On => Proxy::On,
+                    ProxyArg::Off => Proxy::Off,
+                },
+            ),
             pin: self.pin.clone(),
             admin: self.admin.0,
             limits: Limits {

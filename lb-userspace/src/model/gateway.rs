@@ -6,7 +6,7 @@ use super::{
     Action, Door, Listener, Protocol,
     binding::gateway_name,
     host,
-    parse::{Context, Identity, Output},
+    parse::{Context, Identity, Output, Proxy},
     proxied::{self, Server},
     route::{self, VirtualService},
     workloads::matches,
@@ -49,7 +49,7 @@ pub fn listeners<'s>(context: &Context<'s>, output: &mut Output<'s>) {
             continue;
         }
         for index in 0..gateway.spec.servers.len() {
-            server(output, &mut holders, Server { gateway, index });
+            server(context, output, &mut holders, Server { gateway, index });
         }
     }
     for ((bind, port), holder) in &holders {
@@ -69,6 +69,7 @@ fn family(protocol: &str) -> Option<(Family, Protocol)> {
 
 /// Finds the port of a server, and whether it may have it.
 fn server<'s>(
+    context: &Context<'s>,
     output: &mut Output<'_>,
     holders: &mut BTreeMap<(Option<IpAddr>, NonZeroU16), Holder<'s>>,
     own: Server<'s>,
@@ -109,8 +110,8 @@ fn server<'s>(
         output.findings.push(gateway.finding(Severity::Error, code::GATEWAY_CONFLICT, path, message, remedy));
         return;
     }
-    if protocol != Protocol::Tcp {
-        let message = format!("{} needs the userspace proxy (a preview: `run --proxy on`)", port.protocol);
+    if protocol != Protocol::Tcp && context.identity.proxy == Proxy::Off {
+        let message = format!("{} needs the proxy, which is off (`run --proxy off`)", port.protocol);
         output.findings.push(unsupported("port.protocol", message));
     }
     holder.servers.push(own);

@@ -34,7 +34,7 @@ pub use crate::snapshot::{Broken as BrokenReason, ClusterName};
 pub use crate::spec::{ObjectName, Origin};
 pub use candidates::{Candidate, Fate, candidates, unfit};
 pub use lint::{analyze, excuse};
-pub use parse::{Identity, Services, parse};
+pub use parse::{Identity, Proxy, Services, parse};
 pub use parser::{Extent, Parsed, Parser, Task, Whole};
 
 use crate::snapshot::Chain;
@@ -96,7 +96,7 @@ pub enum Protocol {
 pub enum Action {
     /// Balanced per flow in the kernel.
     Tcp(Rule),
-    /// Its bytes must be read. Never empty. Until a proxy serves it, its packets are passed to the host and a finding says so.
+    /// Its bytes must be read. Never empty. Without the proxy its packets are passed to the host, and a finding says so.
     Proxy(Vec<Chain>),
 }
 

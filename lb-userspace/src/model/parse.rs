@@ -28,6 +28,7 @@ pub struct Identity {
     pub root_namespace: Arc<str>,
     pub cluster_domain: Arc<str>,
     pub services: Services,
+    pub proxy: Proxy,
 }
 
 impl Default for Identity {
@@ -38,8 +39,17 @@ impl Default for Identity {
             root_namespace: "istio-system".into(),
             cluster_domain: "cluster.local".into(),
             services: Services::OnlyRouted,
+            proxy: Proxy::On,
         }
     }
+}
+
+/// Whether what needs the userspace proxy is carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proxy {
+    On,
+    /// It is left to the host, and findings say so.
+    Off,
 }
 
 /// Which Services' addresses are listened on.
@@ -90,7 +100,7 @@ pub fn parse(specs: &Specs, identity: &Identity) -> (Model, Vec<Finding>) {
     mesh::listeners(&context, &mut output);
     lint::references(&context, &mut output);
     lint::endpoints(&context, &mut output);
-    unsupported::fields(&context, &mut output.findings);
+    unsupported::fields(&context, &output.listeners, &mut output.findings);
     output.usage.report(&context, &mut output.findings);
     let Output { mut listeners, clusters, mut findings, .. } = output;
     listeners.sort_by(|a, b| a.door.cmp(&b.door));

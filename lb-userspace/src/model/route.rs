@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     Action, BrokenReason, Cluster, ClusterName, Destination, Endpoint, HashKey, Origin, Rule, Target, binding, host,
-    parse::Context,
+    parse::{Context, Proxy},
     policy::{Policy, ProxyNeed},
     proxied,
     registry::{Port, PortProtocol, Service},
@@ -123,7 +123,7 @@ pub(super) fn action<'s>(
         let path = format!("spec.tcp[{index}].route[{at}]");
         let weight = if route.len() == 1 { 1 } else { u32::try_from(entry.weight.unwrap_or(0)).unwrap_or(0) };
         let one = resolve(context, clusters, findings, (service, &path), destination, weight, listener_port);
-        if let Some(need) = one.needs_proxy {
+        if let (Some(need), Proxy::Off) = (one.needs_proxy, context.identity.proxy) {
             findings.push(needs_proxy(service, &path, &one.destination.host, need));
         }
         resolved.push(one);
@@ -192,7 +192,7 @@ pub(super) fn plain_destination(clusters: &mut Clusters<'_>, service: &Service, 
 
 fn needs_proxy(service: &VirtualService, path: &str, host: &str, need: ProxyNeed) -> Finding {
     let message = format!(
-        "{} of {host} needs the userspace proxy (a preview: `run --proxy on`): the listener is not served",
+        "{} of {host} needs the proxy, which is off (`run --proxy off`): the listener is not served",
         need.field()
     );
     service.finding(

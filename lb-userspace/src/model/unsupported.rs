@@ -1,6 +1,13 @@
 //! Fields that are valid but change nothing here: not carried out, or without effect where they stand.
 
-use super::{binding, parse::Context, registry::PortProtocol, route::VirtualService};
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{
+    Action, Listener, binding, host,
+    parse::{Context, Proxy},
+    registry::PortProtocol,
+    route::VirtualService,
+};
 use crate::{
     finding::{Finding, Severity, code},
     spec::{
@@ -16,13 +23,18 @@ use crate::{
 const EXPORT_TO: &str = "networking.istio.io/exportTo";
 
 /// Reports every such field of every object.
-pub fn fields(context: &Context<'_>, findings: &mut Vec<Finding>) {
+pub fn fields(context: &Context<'_>, listeners: &[Listener], findings: &mut Vec<Finding>) {
     for service in &context.virtual_services {
-        virtual_service(service, findings);
+        virtual_service(service, context.identity.proxy, findings);
     }
+    let kernel = in_kernel(listeners);
     for rule in &context.specs.destination_rules {
-        destination_rule(rule, findings);
-        hash_keys(context, rule, findings);
+        let proxy = context.identity.proxy;
+        let carrier =
+            if proxy == Proxy::Off || reaches(context, rule, &kernel) { Carrier::Kernel } else { Carrier::Proxy };
+        let ruled = Ruled { rule, carrier, proxy };
+        destination_rule(&ruled, findings);
+        hash_keys(context, &ruled, findings);
     }
     for service in context.specs.services.iter().filter(|service| service.annotations.contains_key(EXPORT_TO)) {
         let message =
@@ -79,17 +91,46 @@ pub fn fields(context: &Context<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
-fn virtual_service(service: &VirtualService, findings: &mut Vec<Finding>) {
+/// Hosts to which the kernel balances flows, by `tcp` routes or as bare Services.
+fn in_kernel(listeners: &[Listener]) -> BTreeSet<Arc<str>> {
+    let rules = listeners.iter().filter_map(|listener| match &listener.action {
+        Action::Tcp(rule) => Some(rule),
+        Action::Proxy(_) => None,
+    });
+    rules.flat_map(|rule| &rule.destinations).map(|destination| destination.host.clone()).collect()
+}
+
+fn reaches(context: &Context<'_>, rule: &Object<DestinationRule>, hosts: &BTreeSet<Arc<str>>) -> bool {
+    let own = context.full_host(&rule.spec.host, rule.namespace());
+    hosts.contains(own.as_str()) || hosts.iter().any(|host| host::wildcards(host).any(|name| name == own))
+}
+
+/// What carries flows to a rule's host, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carrier {
+    /// The kernel, also where the proxy carries others.
+    Kernel,
+    Proxy,
+}
+
+/// A DestinationRule, and by what it is carried out.
+struct Ruled<'r> {
+    rule: &'r Object<DestinationRule>,
+    carrier: Carrier,
+    proxy: Proxy,
+}
+
+fn virtual_service(service: &VirtualService, proxy: Proxy, findings: &mut Vec<Finding>) {
     let lists = [("http", !service.spec.http.is_empty()), ("tls", !service.spec.tls.is_empty())];
-    for (name, _) in lists.iter().filter(|(_, there)| *there) {
-        let message = format!("{name} routes need the userspace proxy (a preview: `run --proxy on`)");
+    for (name, _) in lists.iter().filter(|(_, there)| *there && proxy == Proxy::Off) {
+        let message = format!("{name} routes need the proxy, which is off (`run --proxy off`)");
         let path = format!("spec.{name}");
         findings.push(service.finding(
             Severity::Warning,
             code::UNSUPPORTED,
             path,
             message,
-            "Only `tcp` routes are carried out.",
+            "Without it only `tcp` routes are carried out.",
         ));
     }
     for (at, route) in service.spec.tls.iter().enumerate() {
@@ -162,7 +203,8 @@ fn at_gateway(
     }
 }
 
-fn destination_rule(rule: &Object<DestinationRule>, findings: &mut Vec<Finding>) {
+fn destination_rule(ruled: &Ruled<'_>, findings: &mut Vec<Finding>) {
+    let rule = ruled.rule;
     if rule.spec.workload_selector.is_some() {
         let message = "the rule is used for every client, not only for the selected ones";
         findings.push(rule.finding(
@@ -174,47 +216,46 @@ fn destination_rule(rule: &Object<DestinationRule>, findings: &mut Vec<Finding>)
         ));
     }
     if let Some(policy) = &rule.spec.traffic_policy {
-        traffic_policy(rule, "spec.trafficPolicy", policy, findings);
+        traffic_policy(ruled, "spec.trafficPolicy", policy, findings);
     }
     for (at, subset) in rule.spec.subsets.iter().enumerate() {
         if let Some(policy) = &subset.traffic_policy {
-            traffic_policy(rule, &format!("spec.subsets[{at}].trafficPolicy"), policy, findings);
+            traffic_policy(ruled, &format!("spec.subsets[{at}].trafficPolicy"), policy, findings);
         }
     }
 }
 
-fn traffic_policy(rule: &Object<DestinationRule>, path: &str, policy: &TrafficPolicy, findings: &mut Vec<Finding>) {
-    let mut fields = vec![
-        ("outlierDetection", policy.outlier_detection.is_some(), "failing endpoints are not ejected"),
-        ("retryBudget", policy.retry_budget.is_some(), "requests are not retried"),
-        ("tunnel", policy.tunnel.is_some(), "tunnels need the userspace proxy (a preview: `run --proxy on`)"),
-        (
-            "proxyProtocol",
-            policy.proxy_protocol.is_some(),
-            "the PROXY header needs the userspace proxy (a preview: `run --proxy on`)",
-        ),
+/// What becomes of connections that the kernel balances.
+const NOT_EJECTED: &str = "failing endpoints are not ejected";
+
+fn traffic_policy(ruled: &Ruled<'_>, path: &str, policy: &TrafficPolicy, findings: &mut Vec<Finding>) {
+    let off = |there: bool| there && ruled.proxy == Proxy::Off;
+    let fields = [
+        ("outlierDetection", ruled.in_kernel(policy.outlier_detection.is_some()), NOT_EJECTED),
+        ("retryBudget", off(policy.retry_budget.is_some()), "requests are not retried: the proxy is off"),
+        ("tunnel", off(policy.tunnel.is_some()), "tunnels need the proxy, which is off"),
+        ("proxyProtocol", off(policy.proxy_protocol.is_some()), "the PROXY header needs the proxy, which is off"),
     ];
-    fields.retain(|(_, there, _)| *there);
-    for (field, _, message) in fields {
-        findings.push(unsupported(rule, format!("{path}.{field}"), message));
+    for (field, _, message) in fields.iter().filter(|(_, there, _)| *there) {
+        findings.push(ruled.unsupported(format!("{path}.{field}"), message));
     }
     if let Some(pool) = &policy.connection_pool {
-        connection_pool(rule, &format!("{path}.connectionPool"), pool, findings);
+        connection_pool(ruled, &format!("{path}.connectionPool"), pool, findings);
     }
-    blocks(rule, path, policy.load_balancer.as_ref(), policy.tls.as_ref(), findings);
+    blocks(ruled, path, policy.load_balancer.as_ref(), policy.tls.as_ref(), findings);
     for (at, port) in policy.port_level_settings.iter().enumerate() {
         let path = format!("{path}.portLevelSettings[{at}]");
         if let Some(pool) = &port.connection_pool {
-            connection_pool(rule, &format!("{path}.connectionPool"), pool, findings);
+            connection_pool(ruled, &format!("{path}.connectionPool"), pool, findings);
         }
-        if port.outlier_detection.is_some() {
-            findings.push(unsupported(rule, format!("{path}.outlierDetection"), "failing endpoints are not ejected"));
+        if ruled.in_kernel(port.outlier_detection.is_some()) {
+            findings.push(ruled.unsupported(format!("{path}.outlierDetection"), NOT_EJECTED));
         }
-        blocks(rule, &path, port.load_balancer.as_ref(), port.tls.as_ref(), findings);
+        blocks(ruled, &path, port.load_balancer.as_ref(), port.tls.as_ref(), findings);
     }
 }
 
-fn connection_pool(rule: &Object<DestinationRule>, path: &str, pool: &ConnectionPool, findings: &mut Vec<Finding>) {
+fn connection_pool(ruled: &Ruled<'_>, path: &str, pool: &ConnectionPool, findings: &mut Vec<Finding>) {
     let tcp = pool.tcp.unwrap_or_default();
     let tcp_fields = [
         ("maxConnections", tcp.max_connections != 0, "connections are not limited"),
@@ -231,8 +272,8 @@ fn connection_pool(rule: &Object<DestinationRule>, path: &str, pool: &Connection
         ("maxConnectionDuration", tcp.max_connection_duration.is_some(), "connections are not ended for their age"),
         ("idleTimeout", tcp.idle_timeout.is_some(), "idle flows are forgotten after the agent's --idle-timeout"),
     ];
-    for (field, _, message) in tcp_fields.iter().filter(|(_, there, _)| *there) {
-        findings.push(unsupported(rule, format!("{path}.tcp.{field}"), message));
+    for (field, _, message) in tcp_fields.iter().filter(|(_, there, _)| ruled.in_kernel(*there)) {
+        findings.push(ruled.unsupported(format!("{path}.tcp.{field}"), message));
     }
     let http = pool.http.unwrap_or_default();
     let http_fields = [
@@ -246,36 +287,51 @@ fn connection_pool(rule: &Object<DestinationRule>, path: &str, pool: &Connection
         ("maxConcurrentStreams", http.max_concurrent_streams != 0),
         ("http2KeepAlive", http.http2_keep_alive.is_some()),
     ];
-    for (field, _) in http_fields.iter().filter(|(_, there)| *there) {
-        let message = "HTTP needs the userspace proxy (a preview: `run --proxy on`)";
-        findings.push(unsupported(rule, format!("{path}.http.{field}"), message));
+    for (field, _) in http_fields.iter().filter(|(_, there)| *there && ruled.proxy == Proxy::Off) {
+        let message = "HTTP needs the proxy, which is off";
+        findings.push(ruled.unsupported(format!("{path}.http.{field}"), message));
     }
 }
 
 fn blocks(
-    rule: &Object<DestinationRule>,
+    ruled: &Ruled<'_>,
     path: &str,
     balancer: Option<&LoadBalancer>,
     tls: Option<&ClientTls>,
     findings: &mut Vec<Finding>,
 ) {
-    if tls.is_some_and(|tls| tls.mode.unwrap_or_default() != ClientTlsMode::Disable) {
-        let message = match tls.and_then(|tls| tls.mode) {
-            Some(ClientTlsMode::IstioMutual) => {
-                "ISTIO_MUTUAL needs certificates of the mesh, which Meltemi does not have: listeners that route here are not served"
-            }
-            _ => {
-                "TLS to endpoints needs the userspace proxy (a preview: `run --proxy on`): listeners that route here are not served"
-            }
-        };
-        findings.push(unsupported(rule, format!("{path}.tls"), message));
+    match (tls.map(|tls| tls.mode.unwrap_or_default()), ruled.proxy) {
+        (Some(ClientTlsMode::IstioMutual), _) => {
+            let message = "ISTIO_MUTUAL needs certificates of the mesh, which Meltemi does not have: what is routed here is not served";
+            let remedy =
+                "Use `mode: MUTUAL` with certificates of your own, or DISABLE where the endpoints take plain text.";
+            findings.push(ruled.rule.finding(
+                Severity::Warning,
+                code::UNSUPPORTED,
+                format!("{path}.tls"),
+                message,
+                remedy,
+            ));
+        }
+        (None | Some(ClientTlsMode::Disable), _) | (Some(_), Proxy::On) => {}
+        (Some(_), Proxy::Off) => {
+            let message = "TLS to endpoints needs the proxy, which is off: listeners that route here are not served";
+            findings.push(ruled.unsupported(format!("{path}.tls"), message));
+        }
     }
-    if let Some(balancer) = balancer {
-        load_balancer(rule, &format!("{path}.loadBalancer"), balancer, findings);
+    if balancer.is_some_and(|balancer| balancer.zone_aware_lb_setting.is_some()) {
+        let path = format!("{path}.loadBalancer.zoneAwareLbSetting");
+        let remedy = "Use localityLbSetting.";
+        let message = "zones are not told apart";
+        findings.push(ruled.rule.finding(Severity::Warning, code::UNSUPPORTED, path, message, remedy));
+    }
+    if let Some(balancer) = balancer.filter(|_| ruled.in_kernel(true)) {
+        load_balancer(ruled, &format!("{path}.loadBalancer"), balancer, findings);
     }
 }
 
-fn load_balancer(rule: &Object<DestinationRule>, path: &str, balancer: &LoadBalancer, findings: &mut Vec<Finding>) {
+/// What of it the kernel does not do.
+fn load_balancer(ruled: &Ruled<'_>, path: &str, balancer: &LoadBalancer, findings: &mut Vec<Finding>) {
     let simple = match balancer.simple {
         Some(SimpleBalancer::LeastRequest | SimpleBalancer::LeastConn) => {
             Some("endpoints are chosen by a hash of the connection, not by the fewest connections")
@@ -284,20 +340,19 @@ fn load_balancer(rule: &Object<DestinationRule>, path: &str, balancer: &LoadBala
         Some(SimpleBalancer::RoundRobin | SimpleBalancer::Random | SimpleBalancer::Unspecified) | None => None,
     };
     if let Some(message) = simple {
-        findings.push(unsupported(rule, format!("{path}.simple"), message));
+        findings.push(ruled.unsupported(format!("{path}.simple"), message));
     }
     let fields = [
         ("localityLbSetting", balancer.locality_lb_setting.is_some(), "localities are not told apart"),
-        ("zoneAwareLbSetting", balancer.zone_aware_lb_setting.is_some(), "zones are not told apart"),
         ("warmup", balancer.warmup.is_some(), "new endpoints get their full share at once"),
         ("warmupDurationSecs", balancer.warmup_duration_secs.is_some(), "new endpoints get their full share at once"),
     ];
     for (field, _, message) in fields.iter().filter(|(_, there, _)| *there) {
-        findings.push(unsupported(rule, format!("{path}.{field}"), message));
+        findings.push(ruled.unsupported(format!("{path}.{field}"), message));
     }
     if balancer.consistent_hash.as_ref().is_some_and(|hash| hash.ring_hash.is_some()) {
         let message = "the hash is Maglev's; a ring is not built";
-        findings.push(rule.finding(
+        findings.push(ruled.rule.finding(
             Severity::Info,
             code::UNSUPPORTED,
             format!("{path}.consistentHash.ringHash"),
@@ -308,7 +363,8 @@ fn load_balancer(rule: &Object<DestinationRule>, path: &str, balancer: &LoadBala
 }
 
 /// Keys of hashes that are read from requests: of no use to services that speak nothing but TCP.
-fn hash_keys(context: &Context<'_>, rule: &Object<DestinationRule>, findings: &mut Vec<Finding>) {
+fn hash_keys(context: &Context<'_>, ruled: &Ruled<'_>, findings: &mut Vec<Finding>) {
+    let rule = ruled.rule;
     let host = context.full_host(&rule.spec.host, rule.namespace());
     let services = context.registry.covered(&host);
     let mut ports = services.iter().flat_map(|service| &service.ports).peekable();
@@ -324,8 +380,9 @@ fn hash_keys(context: &Context<'_>, rule: &Object<DestinationRule>, findings: &m
         for (field, _) in keys.iter().filter(|(_, there)| *there) {
             let path = format!("{path}.loadBalancer.consistentHash.{field}");
             if !is_tcp {
-                let message = "HTTP needs the userspace proxy (a preview: `run --proxy on`)";
-                findings.push(unsupported(rule, path, message));
+                if ruled.proxy == Proxy::Off {
+                    findings.push(ruled.unsupported(path, "HTTP needs the proxy, which is off"));
+                }
                 continue;
             }
             let message = "the key is read from HTTP requests and has no effect on TCP connections";
@@ -354,12 +411,17 @@ fn balancers(rule: &DestinationRule) -> Vec<(String, &LoadBalancer)> {
     all
 }
 
-fn unsupported(rule: &Object<DestinationRule>, path: String, message: &str) -> Finding {
-    rule.finding(
-        Severity::Warning,
-        code::UNSUPPORTED,
-        path,
-        message,
-        "Remove it, or accept that it is not carried out.",
-    )
+impl Ruled<'_> {
+    /// Whether a field that is `there` concerns connections that the kernel balances.
+    fn in_kernel(&self, there: bool) -> bool {
+        there && self.carrier == Carrier::Kernel
+    }
+
+    fn unsupported(&self, path: String, message: &str) -> Finding {
+        let remedy = match self.proxy {
+            Proxy::Off => "Remove it, or accept that it is not carried out.",
+            Proxy::On => "Remove it, or accept that it is not carried out for `tcp` routes.",
+        };
+        self.rule.finding(Severity::Warning, code::UNSUPPORTED, path, message, remedy)
+    }
 }

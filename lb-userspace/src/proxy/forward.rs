@@ -31,6 +31,7 @@ use crate::{
 };
 
 static X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+static X_ENVOY_ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 static X_ENVOY_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
 /// What is to be forwarded, and how.
@@ -164,6 +165,9 @@ impl Tries<'_> {
             let endpoint = endpoint
                 .ok_or(unavailable(Flag::NoHealthyUpstream, "the destination has no endpoint that may be used"))?;
             let may_retry = n < attempts;
+            if let Some(parts) = &mut parts {
+                parts.headers.insert(&X_ENVOY_ATTEMPT_COUNT, (n + 1).into());
+            }
             let result = self.within(&endpoint, protocol, &mut parts, may_retry && keeps).await;
             let ended = match &result {
                 Ok(response) => Try::answered(response.status(), response.headers()),

@@ -128,6 +128,9 @@ impl AsyncRead for Downstream {
             }
             this.watch.received((buf.filled().len() - before) as u64, this.multiplexed.is_some());
         }
+        if this.multiplexed.is_none() {
+            this.watch.sees(&buf.filled()[before..]);
+        }
         let has_flood = |glitches: &mut Box<Glitches>| glitches.are_too_many(&buf.filled()[before..], Instant::now());
         match this.multiplexed.as_mut().is_some_and(has_flood) {
             true => Poll::Ready(Err(io::Error::other("a flood of control frames"))),

@@ -21,6 +21,7 @@ mod forward;
 mod forwarded;
 mod glitch;
 mod h1;
+mod heads;
 mod hello;
 mod http;
 mod io;

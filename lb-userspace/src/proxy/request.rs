@@ -71,6 +71,14 @@ async fn answer(
 ) -> Result<Answered, Refusal> {
     let shared = &client.shared;
     let limits = &shared.options.limits;
+    // hyper has taken the length away, and would close the connection only afterwards.
+    if client.watch.names_both() && parts.headers.contains_key(header::TRANSFER_ENCODING) {
+        return Err(Refusal {
+            status: StatusCode::BAD_REQUEST,
+            flag: Flag::DownstreamProtocolError,
+            text: "both Content-Length and Transfer-Encoding",
+        });
+    }
     let Admitted { authority } = admit::admit(&parts.method, &parts.uri, parts.version, &parts.headers, limits)?;
     // Shares the text.
     let uri = parts.uri.clone();

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use super::Limits;
+use super::{Limits, heads::Heads};
 
 /// All connections of one worker.
 #[derive(Default)]
@@ -30,6 +30,7 @@ pub(super) struct Watch {
     order: Cell<Order>,
     waker: RefCell<Option<Waker>>,
     is_over: Cell<bool>,
+    heads: RefCell<Heads>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +78,7 @@ impl Watches {
             order: Cell::new(Order::None),
             waker: RefCell::new(None),
             is_over: Cell::new(false),
+            heads: RefCell::default(),
         });
         self.all.borrow_mut().push(watch.clone());
         self.live.set(self.live.get() + 1);
@@ -125,6 +127,18 @@ impl Watch {
         if self.doing.get() == Doing::Idle && !is_multiplexed && bytes > 0 {
             self.begin(Doing::Head);
         }
+    }
+
+    /// Bytes of HTTP/1.1 came, which are a head's where no request is under way.
+    pub fn sees(&self, bytes: &[u8]) {
+        if self.requests.get() == 0 {
+            self.heads.borrow_mut().see(bytes);
+        }
+    }
+
+    /// Whether the head of the request that begins names both a length and a transfer coding.
+    pub fn names_both(&self) -> bool {
+        self.heads.borrow_mut().names_both()
     }
 
     pub fn request_begins(&self) {

@@ -1,10 +1,14 @@
-//! The demonstration: traffic shifting of an example, seen from a client in a throw-away world.
+//! The demonstration: traffic shifting of an example, seen from a client in a throw-away world. Two examples of `http` routes have
+//! demonstrations of their own, `bookinfo` and `fleetman`.
 //!
 //! Shares are counted by the client (who answered?) and by the backends' servers (how many came?), never taken from
 //! the agent. The agent's status tells only which destinations and backends to expect, and its weights are compared
 //! with those written in the file.
 
+mod bookinfo;
+mod fleetman;
 mod shares;
+mod web;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -50,6 +54,15 @@ const LEAST_P: f64 = 0.001;
 /// When something cannot be set up, a connection fails, the long connection breaks or moves, or the observed shares
 /// fail the chi-squared test.
 pub fn run(args: &Args) -> Result<()> {
+    match args.example.as_str() {
+        "bookinfo" => bookinfo::show(args),
+        "fleetman-canary" => fleetman::show(args),
+        _ => connections(args),
+    }
+}
+
+/// An example of `tcp` routes.
+fn connections(args: &Args) -> Result<()> {
     let mut stage = Stage::set_up(args)?;
     let outcome = stage.play(args);
     if args.keep {

@@ -69,6 +69,8 @@ impl Default for Request {
 struct Tally {
     statuses: BTreeMap<String, u64>,
     greetings: BTreeMap<String, u64>,
+    /// Greetings of the services that were called for the answers.
+    called: BTreeMap<String, u64>,
     certificates: BTreeMap<String, u64>,
     errors: BTreeMap<String, u64>,
     slowest: Duration,
@@ -82,6 +84,9 @@ impl Tally {
                 *self.statuses.entry(answer.second().to_owned()).or_default() += 1;
                 if let Some(greeting) = answer.header("x-greeting") {
                     *self.greetings.entry(greeting.to_owned()).or_default() += 1;
+                }
+                for called in answer.header("x-called").unwrap_or("").split(',').filter(|called| !called.is_empty()) {
+                    *self.called.entry(called.to_owned()).or_default() += 1;
                 }
                 if let Some(certificate) = certificate {
                     *self.certificates.entry(certificate).or_default() += 1;
@@ -97,6 +102,7 @@ impl Tally {
             "failed": self.errors.values().sum::<u64>(),
             "statuses": self.statuses,
             "greetings": self.greetings,
+            "called": self.called,
             "certificates": self.certificates,
             "errors": self.errors,
             "slowestMs": self.slowest.as_millis() as u64,

@@ -147,11 +147,23 @@ impl Server {
         let size = request.second().split_once("/bytes/").and_then(|(_, size)| size.parse().ok());
         let body = size.map_or_else(|| told.to_string().into_bytes(), |size| vec![b'x'; size]);
         let greeting = &self.args.greeting;
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nx-greeting: {greeting}\r\n\r\n", body.len());
+        let mut called = Vec::new();
+        told["calls"].as_object().into_iter().flatten().for_each(|(_, answer)| greetings(answer, &mut called));
+        let called = called.join(",");
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nx-greeting: {greeting}\r\nx-called: {called}\r\n\r\n",
+            body.len()
+        );
         // One write: what a client sees of an answer shall not depend on how it is cut.
         to.write_all(&[head.as_bytes(), &body].concat())?;
         to.flush()
     }
+}
+
+/// Who answered a call, and the calls behind it.
+fn greetings(answer: &Value, into: &mut Vec<String>) {
+    into.extend(answer["body"]["greeting"].as_str().map(str::to_owned));
+    answer["body"]["calls"].as_object().into_iter().flatten().for_each(|(_, answer)| greetings(answer, into));
 }
 
 /// `{"status":200,"ms":3,"body":{...}}` of another service; status 0 where there is no answer.

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{CANNOT_ASK, run::IdentityArgs};
 use crate::{
     finding::{self, Finding, Severity},
-    model::{self, Identity, Services},
+    model::{self, Identity, Proxy, Services},
     source::file,
     spec::Store,
 };
@@ -126,7 +126,7 @@ pub fn run(args: &Args) -> ExitCode {
         }
         return ExitCode::from(CANNOT_ASK);
     }
-    let report = Report::new(&loaded, &args.identity.identity(Services::OnlyRouted));
+    let report = Report::new(&loaded, &args.identity.identity(Services::OnlyRouted, Proxy::On));
     // Strips the colours where standard output is no terminal, or NO_COLOR asks for it.
     let mut out = anstream::AutoStream::auto(io::stdout().lock());
     match report.print(args.output, &texts, &Renderer::styled(), &mut out) {

@@ -18,7 +18,7 @@ use crate::{
         request::{HttpRequest, Sent},
         running::Running,
     },
-    model::{Identity, Services},
+    model::{Identity, Proxy, Services},
 };
 use clap::{Args as ClapArgs, ValueEnum};
 use serde::Serialize;
@@ -122,7 +122,7 @@ fn fail(status: u8, message: &str) -> ExitCode {
 
 fn report(args: &Args) -> Result<Report, (u8, String)> {
     let cannot = |message: String| (CANNOT_ASK, message);
-    let identity = args.identity.identity(if args.services { Services::All } else { Services::OnlyRouted });
+    let identity = args.identity.identity(if args.services { Services::All } else { Services::OnlyRouted }, Proxy::On);
     let configuration = Configuration::load(&args.paths, &identity).map_err(|lines| cannot(lines.join("\n")))?;
     let (host, assumed) = host(args, &configuration);
     let http = args.http.as_deref().map(|line| HttpRequest::parse(line, &args.header)).transpose();

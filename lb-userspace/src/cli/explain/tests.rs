@@ -144,7 +144,7 @@ fn meaning(configuration: &Configuration, out: &mut String) {
 
 fn case(path: &Path) -> String {
     let paths = [Path::new(CASES).join("base.yml"), path.to_owned()];
-    let identity = arguments(&paths, "").identity.identity(Services::OnlyRouted);
+    let identity = arguments(&paths, "").identity.identity(Services::OnlyRouted, Proxy::On);
     let configuration = Configuration::load(&paths, &identity).unwrap();
     let mut out = String::new();
     for finding in check::Report::new(&file::load(&paths), &identity).findings {

@@ -44,7 +44,7 @@ fn the_mesh() {
                 service("c", 3, &["http:80"]),
             ],
             &["c [10.96.0.3]:80 proxy Http"],
-            &["MEL0001"],
+            &[],
         ),
         (
             "tcp routes on http ports",

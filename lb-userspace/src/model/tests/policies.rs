@@ -117,6 +117,34 @@ fn policies_of_subsets_and_ports_replace_whole_blocks() {
     }
 }
 
+/// What only the kernel cannot do is said where the kernel carries flows to the host, and nowhere else.
+#[test]
+fn what_the_proxy_does_is_no_finding() {
+    let rule = "{host: a, trafficPolicy: {outlierDetection: {}, connectionPool: {tcp: {maxConnections: 3}, http: {maxRetries: 1}}, loadBalancer: {simple: LEAST_REQUEST}}}";
+    let text = |server: &str, route: String| {
+        let rule = object("DestinationRule", "d", rule);
+        join(&[service("a", 1, &["tcp:80"]), gateway("g", server), rule, route])
+    };
+    let http = "{hosts: ['*'], gateways: [g], http: [{route: [{destination: {host: a}}]}]}";
+    let by_http =
+        text("{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}", object("VirtualService", "v", http));
+    let by_tcp = text(SERVER, routes("v", &to("a")));
+    let paths = |text: &str, proxy| {
+        let (_, findings) = meaning_to(text, &Identity { proxy, ..identity() });
+        findings.into_iter().map(|finding| finding.path).collect::<Vec<_>>()
+    };
+    let policy = |field: &str| format!("spec.trafficPolicy.{field}");
+    let kernel = ["connectionPool.tcp.maxConnections", "loadBalancer.simple", "outlierDetection"].map(policy);
+    let mut found = paths(&by_tcp, Proxy::On);
+    found.sort();
+    assert_eq!(found, kernel);
+    assert_eq!(paths(&by_http, Proxy::On), [""; 0]);
+    let off = paths(&by_http, Proxy::Off);
+    for path in ["spec.servers[0].port.protocol", "spec.http", "spec.trafficPolicy.connectionPool.http.maxRetries"] {
+        assert!(off.iter().any(|found| found == path), "{path}: {off:?}");
+    }
+}
+
 #[test]
 fn plaintext_is_never_sent_where_something_else_is_asked_for() {
     for policy in [
@@ -126,15 +154,21 @@ fn plaintext_is_never_sent_where_something_else_is_asked_for() {
         "proxyProtocol: {version: V2}",
     ] {
         let rule = format!("{{host: a, trafficPolicy: {{{policy}}}}}");
-        let (found, findings) =
-            led(&[gateway("g", SERVER), object("DestinationRule", "d", &rule), routes("v", &to("a"))]);
-        assert_eq!(found, ["g *:100 proxy Tcp"], "{policy}");
-        let objects: Vec<_> = findings.iter().map(|finding| (finding.code, finding.object.as_str())).collect();
-        assert_eq!(
-            objects,
-            [(code::UNSUPPORTED, "DestinationRule default/d"), (code::UNSUPPORTED, "VirtualService default/v")],
-            "{policy}"
-        );
+        let text = join(&[
+            service("a", 1, &["tcp:80"]),
+            gateway("g", SERVER),
+            object("DestinationRule", "d", &rule),
+            routes("v", &to("a")),
+        ]);
+        let left_out = ["DestinationRule default/d", "VirtualService default/v"];
+        let mesh = if policy.contains("ISTIO_MUTUAL") { &left_out[..1] } else { &[] };
+        for (proxy, expected) in [(Proxy::Off, &left_out[..]), (Proxy::On, mesh)] {
+            let (model, findings) = meaning_to(&text, &Identity { proxy, ..identity() });
+            assert_eq!(sketch(&model), ["default/g *:100 proxy Tcp"], "{policy}");
+            let objects: Vec<_> = findings.iter().map(|finding| finding.object.as_str()).collect();
+            assert_eq!(objects, expected, "{policy} {proxy:?}: {findings:?}");
+            assert!(findings.iter().all(|finding| finding.code == code::UNSUPPORTED), "{findings:?}");
+        }
     }
     let (found, findings) = led(&[
         gateway("g", SERVER),

@@ -142,8 +142,9 @@ fn forms_of_smuggling_reach_no_endpoint_twice() {
     let proxy = Proxy::new(|port| simple(port, peer.address));
     let second = "GET /smuggled HTTP/1.1\r\nHost: a.example\r\n\r\n";
     for (headers, expected) in [
-        ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", 200),
-        ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", 200),
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", 400),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", 400),
+        ("Transfer-Encoding: chunked\r\nConnection: close\r\n", 200),
         ("Transfer-Encoding: chunked, chunked\r\n", 501),
         ("Transfer-Encoding: gzip, chunked\r\n", 501),
         ("Transfer-Encoding: xchunked\r\n", 400),

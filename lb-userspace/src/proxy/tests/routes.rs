@@ -59,6 +59,8 @@ fn statuses_are_tried_again_with_the_whole_body_and_the_last_one_is_returned() {
     assert_eq!((status(&answer), body(&answer)), (503, "no"));
     let seen = bad.seen();
     assert!(seen.len() == 3 && seen.iter().all(|one| one.ends_with("\r\n\r\nping")), "{seen:?}");
+    let counted = (1..).zip(&seen).all(|(n, one)| one.contains(&format!("x-envoy-attempt-count: {n}\r\n")));
+    assert!(counted, "{seen:?}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use meltemi_tests::agent::Mode;
 use meltemi_tests::poll;
 use meltemi_tests::world::Family;
 
-use super::{BOTH, HTTP, HTTPS, SOON, Shop, assert_unharmed, door, go_on};
+use super::{BOTH, BY_SECRET, HTTP, HTTPS, SOON, Shop, assert_unharmed, door, go_on, secret};
 
 /// The first weights of the file are those of the shop.
 fn with_weights(text: &str, weights: [u64; 2]) -> String {
@@ -51,27 +51,30 @@ fn a_change_of_weights_fails_no_request_in_xdp() {
 fn a_change_of_certificates_fails_no_request() {
     let mut shop = Shop::open(Mode::Tc);
     let authority = shop.authority.file();
-    let to = door(Family::V4, HTTPS);
-    let text = to.to_string();
-    let args = ["--to", &text, "--host", "shop.example", "--path", "/shop", "--authority", &authority, "--every", "2"];
-    let mut steady: Vec<_> = ["kept", "new"]
-        .into_iter()
-        .map(|connections| {
-            shop.stage.world.web_steadily(&[&args[..], &["--connections", connections]].concat()).unwrap()
-        })
-        .collect();
-    let shown = |shop: &Shop| {
-        let told = shop.one(to, "shop.example", "/shop", &["--authority", &authority]);
+    let doors = [(door(Family::V4, HTTPS), "shop.example"), (door(Family::V6, BY_SECRET), "vault.example")];
+    let mut steady = Vec::new();
+    for ((to, host), connections) in doors.iter().flat_map(|door| [(door, "kept"), (door, "new")]) {
+        let to = to.to_string();
+        let args = ["--to", &to, "--host", host, "--path", "/shop", "--authority", &authority, "--every", "2"];
+        steady.push(shop.stage.world.web_steadily(&[&args[..], &["--connections", connections]].concat()).unwrap());
+    }
+    let shown = |shop: &Shop, at: usize| {
+        let (to, host) = doors[at];
+        let told = shop.one(to, host, "/shop", &["--authority", &authority]);
         told["certificate"].as_str().unwrap_or_else(|| panic!("no certificate: {told}")).to_owned()
     };
-    let before = shown(&shop);
+    let before = [shown(&shop, 0), shown(&shop, 1)];
     shop.authority.issue("shop", "shop.example").unwrap();
-    poll::until(SOON, "the new certificate", || Ok((shown(&shop) != before).then_some(()))).unwrap();
+    let next = secret(&shop.authority);
+    shop.stage.example.replace("secret.yaml", &next).unwrap();
+    for (at, before) in before.iter().enumerate() {
+        poll::until(SOON, "the new certificate", || Ok((shown(&shop, at) != *before).then_some(()))).unwrap();
+    }
     go_on(&mut steady, 20);
-    let second = shown(&shop);
+    let second = shown(&shop, 0);
     fs::write(shop.stage.world.dir().join("certificates/shop.pem"), "no certificate").unwrap();
-    shop.stage.agent.wait_log(SOON, "the one before it stays in force").unwrap();
-    assert_eq!(shown(&shop), second);
+    shop.stage.agent.wait_log(SOON, "there is no certificate in it; the one before it stays in force").unwrap();
+    assert_eq!(shown(&shop, 0), second);
     go_on(&mut steady, 20);
     assert_unharmed(steady);
 }

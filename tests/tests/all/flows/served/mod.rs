@@ -19,6 +19,8 @@ use super::{BOTH, LEAST_P, SOON, Stage, p_value};
 
 const HTTP: u16 = 8080;
 const HTTPS: u16 = 8443;
+/// Its certificate is in a Secret.
+const BY_SECRET: u16 = 8444;
 const PASSED_ON: u16 = 9443;
 
 /// Two versions of a shop behind every kind of door; see web.yaml.
@@ -43,10 +45,11 @@ impl Shop {
             world.serve_web(index, 8443, &["--certificate", &own.chain, "--key", &own.key]).unwrap();
         }
         let text = include_str!("web.yaml").replace("CERTIFICATES", certificates.to_str().unwrap());
-        let example = Example::write(&[("web.yaml", &text)], &world.dir()).unwrap();
+        let secret = secret(&authority);
+        let example = Example::write(&[("web.yaml", &text), ("secret.yaml", &secret)], &world.dir()).unwrap();
         let mut options = agent::Options::new(example.dir());
         options.mode = mode;
-        options.more = ["--proxy", "on"].iter().chain(more).map(|&word| word.to_owned()).collect();
+        options.more = more.iter().map(|&word| word.to_owned()).collect();
         let mut agent = Agent::start(&world, &options).unwrap();
         let revision = agent.wait_ready().unwrap();
         Shop { stage: Stage { agent, options, example, world, revision }, authority }
@@ -97,6 +100,16 @@ impl Shop {
         let status = self.stage.agent.status().unwrap();
         status["proxy"]["pid"].as_u64().unwrap_or_else(|| panic!("no proxy runs: {status}"))
     }
+}
+
+/// A Secret `vault` with a new certificate, where the gateway looks for it.
+fn secret(authority: &Authority) -> String {
+    let issued = authority.issue("vault", "vault.example").unwrap();
+    let indented = |file| std::fs::read_to_string(file).unwrap().replace('\n', "\n    ");
+    let (chain, key) = (indented(issued.chain), indented(issued.key));
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: vault\n  namespace: istio-system\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: |\n    {chain}\n  tls.key: |\n    {key}\n"
+    )
 }
 
 /// Waits until each has had `more` further answers.
