@@ -22,7 +22,10 @@ fn a_request_goes_to_the_endpoint_and_its_answer_comes_back() {
     assert_eq!(lines.remove(0), "GET /y?q=1 HTTP/1.1");
     lines.retain(|line| !line.starts_with("x-request-id: "));
     lines.sort_unstable();
-    assert_eq!(lines, ["host: a.example:80", "x-forwarded-for: 127.0.0.1", "x-forwarded-proto: http"]);
+    assert_eq!(
+        lines,
+        ["host: a.example:80", "x-envoy-attempt-count: 1", "x-forwarded-for: 127.0.0.1", "x-forwarded-proto: http"]
+    );
 }
 
 #[test]
