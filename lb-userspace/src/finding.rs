@@ -174,7 +174,7 @@ pub struct Finding {
     /// Path of the field inside the object (`spec.tcp[0].route[1].weight`); empty for the whole object.
     pub path: String,
     pub message: String,
-    /// What the user can do; empty where there is nothing to do.
+    /// What the user can do, in one line, even if that is nothing.
     pub remedy: String,
 }
 

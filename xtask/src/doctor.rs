@@ -2,9 +2,9 @@
 
 use anyhow::{Result, bail};
 
-use crate::packages::{self, WORLD_TOOLS};
+use crate::packages::{self, Tool, WORLD_TOOLS};
 use crate::toolchain::{Search, Way};
-use crate::{host, linker, sh, tools};
+use crate::{fuzz, host, linker, sh, tools};
 
 /// How one thing stands.
 enum Finding {
@@ -21,7 +21,8 @@ enum Finding {
 pub fn doctor() -> Result<()> {
     let findings = [
         ("compiler", compiler()),
-        ("tools", world_tools()),
+        ("tools", present(&WORLD_TOOLS)),
+        ("fuzzing", present(&[fuzz::COMPILER])),
         ("kernel", kernel()),
         (
             "BTF",
@@ -78,10 +79,11 @@ fn compiler() -> Finding {
     Finding::WillCome(text)
 }
 
-fn world_tools() -> Finding {
-    let packages = packages::missing(&WORLD_TOOLS);
+/// Programs that set-up installs where it can.
+fn present(tools: &[Tool]) -> Finding {
+    let packages = packages::missing(tools);
     match (packages.is_empty(), packages::can_install()) {
-        (true, _) => Finding::Fine(WORLD_TOOLS.map(|tool| tool.program).join(", ")),
+        (true, _) => Finding::Fine(tools.iter().map(|tool| tool.program).collect::<Vec<_>>().join(", ")),
         (false, true) => Finding::WillCome(format!("Debian packages {}", packages.join(", "))),
         (false, false) => Finding::Missing(packages::install_line(&packages)),
     }

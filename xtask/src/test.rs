@@ -1,4 +1,4 @@
-//! `cargo xtask test`: set-up, build, then every test there is, with `cargo test`'s own report.
+//! `cargo xtask test`: set-up, build, then every test there is, with `cargo test`'s own report, and a short while of fuzzing.
 //!
 //! One profile for all: the release profile. What the agent was built from is then there already, and property tests
 //! run at the speed of the product.
@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
 
-use crate::{build, host, packages, sh};
+use crate::{build, fuzz, host, packages, sh};
 
 /// Which tests to run; all where nothing is said.
 #[derive(clap::Args)]
@@ -67,7 +67,10 @@ pub fn test(args: &Args) -> Result<()> {
         Some(Kind::Flows) => &["flows::", "world_check::"],
     };
     if modules.is_empty() {
-        return sh::run(cargo.arg("--").args(&args.filter));
+        let tested = sh::run(cargo.arg("--").args(&args.filter));
+        // Also where a test fails: one run tells everything.
+        let fuzzed = if args.only.is_none() && args.filter.is_none() { fuzz::brief(&built.object) } else { Ok(()) };
+        return tested.and(fuzzed);
     }
     cargo.args(["--package", "meltemi-tests", "--test", "all", "--"]);
     let names = names(&mut cargo, modules, args.filter.as_deref().unwrap_or(""))?;

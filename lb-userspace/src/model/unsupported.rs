@@ -357,7 +357,7 @@ fn load_balancer(ruled: &Ruled<'_>, path: &str, balancer: &LoadBalancer, finding
             code::UNSUPPORTED,
             format!("{path}.consistentHash.ringHash"),
             message,
-            "",
+            "Nothing is to be done: both keep most flows where they are when endpoints change.",
         ));
     }
 }

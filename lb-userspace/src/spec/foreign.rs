@@ -36,6 +36,9 @@ fn misspelt(kind: &str, group: &str, api_version: &str) -> Option<Foreign> {
     })
 }
 
+/// Of kinds that are meant for others.
+const NOTHING: &str = "Nothing is to be done.";
+
 fn foreign(kind: &str, group: &str, api_version: &str) -> Foreign {
     let (severity, code, message, remedy) = match (group, kind) {
         ("apps" | "batch", "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet" | "Job" | "CronJob") => (
@@ -47,10 +50,10 @@ fn foreign(kind: &str, group: &str, api_version: &str) -> Foreign {
             "Give the Pods or EndpointSlices too.",
         ),
         ("", _) | ("apps" | "batch" | "autoscaling" | "policy", _) if is_core(kind) => {
-            (Severity::Info, code::UNKNOWN_KIND, format!("a {kind} carries nothing for Meltemi"), "")
+            (Severity::Info, code::UNKNOWN_KIND, format!("a {kind} carries nothing for Meltemi"), NOTHING)
         }
         (group, _) if group.ends_with("rbac.authorization.k8s.io") || group.ends_with("apiextensions.k8s.io") => {
-            (Severity::Info, code::UNKNOWN_KIND, format!("a {kind} carries nothing for Meltemi"), "")
+            (Severity::Info, code::UNKNOWN_KIND, format!("a {kind} carries nothing for Meltemi"), NOTHING)
         }
         ("networking.istio.io", kind) if Kind::ALL.iter().any(|known| known.name() == kind) => (
             Severity::Error,

@@ -151,7 +151,14 @@ impl Reader {
                 Value::Null => {}
                 _ => {
                     self.specs.incomplete = true;
-                    self.report(Severity::Error, code::INVALID, entry.position, "", "`items` is not a list", "");
+                    self.report(
+                        Severity::Error,
+                        code::INVALID,
+                        entry.position,
+                        "",
+                        "`items` is not a list",
+                        "Write one.",
+                    );
                 }
             }
         }

@@ -97,7 +97,7 @@ fn unknown_field<T: DeserializeOwned>(prefix: &str, steps: &[Step]) -> UnknownFi
 /// Says what serde found in the words of someone who writes YAML.
 fn wrong_type(path: String, error: &str) -> WrongType {
     let Some((found, expected)) = error.split_once(", expected ") else {
-        return WrongType { path, message: error.to_owned(), remedy: "" };
+        return WrongType { path, message: error.to_owned(), remedy: "Correct the value." };
     };
     let found = found.trim_start_matches("invalid type: ").trim_start_matches("invalid value: ");
     let expected = match expected {

@@ -69,8 +69,9 @@ fn read_chunk(chunk: &str, first_line: u32, budget: &mut usize, out: &mut impl F
     let mut options = Options::default();
     options.set_emit_comments(false);
     let mut parser = Parser::new_from_str_with_options(chunk, options);
+    let returns = returns(chunk);
     loop {
-        let mut builder = Builder::new(first_line, budget);
+        let mut builder = Builder::new(Places { first_line, returns: &returns }, budget);
         match builder.document(&mut parser) {
             Ok(Some(node)) if node.value == Value::Null => {}
             Ok(Some(node)) => out(Ok(node)),
@@ -81,6 +82,51 @@ fn read_chunk(chunk: &str, first_line: u32, budget: &mut usize, out: &mut impl F
                 return;
             }
         }
+    }
+}
+
+/// YAML ends a line at a lone carriage return too; editors, and whoever counts with us, do not. Where there is one: what comes before the
+/// start of each line of YAML, as lines and as characters of the last of them. Else nothing.
+fn returns(chunk: &str) -> Vec<(u32, u32)> {
+    let is_lone = |(at, byte): (usize, u8)| byte == b'\r' && chunk.as_bytes().get(at + 1) != Some(&b'\n');
+    if !chunk.bytes().enumerate().any(is_lone) {
+        return Vec::new();
+    }
+    let (mut starts, mut line, mut column) = (vec![(0, 0)], 0, 0);
+    let mut chars = chunk.chars().peekable();
+    while let Some(c) = chars.next() {
+        column += 1;
+        match c {
+            '\n' => (line, column) = (line + 1, 0),
+            '\r' if chars.peek() != Some(&'\n') => {}
+            _ => continue,
+        }
+        starts.push((line, column));
+    }
+    starts
+}
+
+/// Where a piece of text stands in its file.
+#[derive(Clone, Copy)]
+struct Places<'p> {
+    /// The number of its first line less one.
+    first_line: u32,
+    returns: &'p [(u32, u32)],
+}
+
+impl Places<'_> {
+    /// Of the reader's line, from 1, and column, from 0.
+    fn position(self, line: usize, column: usize) -> Position {
+        let clamp = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let (line, before) = match (self.returns, line.checked_sub(1)) {
+            (starts @ [_, ..], Some(at)) => {
+                let (line, before) = starts.get(at).or(starts.last()).copied().unwrap_or_default();
+                (line + 1, before)
+            }
+            _ => (clamp(line), 0),
+        };
+        let column = clamp(column).saturating_add(before).saturating_add(1);
+        Position { line: self.first_line.saturating_add(line), column }
     }
 }
 
@@ -122,7 +168,7 @@ enum Content {
 }
 
 struct Builder<'b> {
-    first_line: u32,
+    places: Places<'b>,
     budget: &'b mut usize,
     stack: Vec<Frame>,
     anchors: HashMap<usize, Node>,
@@ -130,8 +176,8 @@ struct Builder<'b> {
 }
 
 impl<'b> Builder<'b> {
-    fn new(first_line: u32, budget: &'b mut usize) -> Builder<'b> {
-        Builder { first_line, budget, stack: Vec::new(), anchors: HashMap::new(), root: None }
+    fn new(places: Places<'b>, budget: &'b mut usize) -> Builder<'b> {
+        Builder { places, budget, stack: Vec::new(), anchors: HashMap::new(), root: None }
     }
 
     /// The next document, `None` at the end of the text.
@@ -154,8 +200,7 @@ impl<'b> Builder<'b> {
     }
 
     fn position(&self, line: usize, column: usize) -> Position {
-        let clamp = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        Position { line: self.first_line.saturating_add(clamp(line)), column: clamp(column).saturating_add(1) }
+        self.places.position(line, column)
     }
 
     fn event(&mut self, event: Event<'_>, position: Position) -> Result<(), SyntaxError> {

@@ -10,6 +10,7 @@ use meltemi::{
     image::Image,
     model::{self, Identity},
     plan::diff,
+    router::Router,
     spec::{self, Store},
 };
 
@@ -22,7 +23,10 @@ fuzz_target!(|text: &str| {
     }
     let mut store = Store::default();
     store.merge(&[file], &[]);
-    let (model, _) = model::parse(&store.specs(), &Identity::default());
+    let specs = store.specs();
+    let (model, _) = model::parse(&specs, &Identity::default());
+    model::analyze(&specs, &Identity::default());
+    Router::new(Arc::new(compile::snapshot(&model, 1))).expect("the model lets nothing through that cannot be routed");
     let path = |endpoint: IpAddr| (endpoint, compile::Path { source: endpoint, forwarding: Forwarding::Snat });
     let paths = compile::endpoint_addresses(&model).into_iter().map(path).collect();
     let host = Host { addresses: ["10.0.0.1", "fd00::1"].map(|text| text.parse().unwrap()).into(), paths };

@@ -1,7 +1,10 @@
 //! `explain` against the decision itself: the same flow through all tables of a configuration, not only those that `explain`
 //! fills.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use lb_common::{
     decide::decide,
@@ -36,9 +39,23 @@ struct Loaded {
 }
 
 const EXAMPLES: [&str; 5] = ["tcp-echo", "three-way", "rejected-share", "source-ip", "mesh"];
+/// Cases of `tests/golden/explain` with listeners that the kernel serves.
+const CASES: [&str; 3] = ["kind-virtual-service-tcp", "kind-service-endpoints", "order-by-name"];
+
+fn all() -> Vec<&'static str> {
+    [&EXAMPLES[..], &CASES].concat()
+}
+
+fn paths(name: &str) -> Vec<PathBuf> {
+    let golden = example::root().join("tests/golden/explain");
+    match CASES.contains(&name) {
+        true => vec![golden.join("base.yml"), golden.join(format!("{name}.yaml"))],
+        false => vec![example::root().join("manifests/examples").join(name)],
+    }
+}
 
 fn load(name: &str, forwarding: Forwarding) -> Loaded {
-    let files = file::load(&[example::root().join("manifests/examples").join(name)]);
+    let files = file::load(&paths(name));
     assert!(files.unreadable.is_empty());
     let mut store = Store::default();
     store.merge(&files.files, &[]);
@@ -91,17 +108,21 @@ fn decided<A: InMemory>(tables: &MemoryTables, from: SocketAddr, to: SocketAddr)
 }
 
 fn target() -> impl Strategy<Value = (&'static str, u16)> {
-    let address =
-        prop_oneof![4 => Just("10.0.0.1"), 1 => Just("10.96.0.10"), 1 => Just("10.1.0.2"), 2 => Just("fd00::1")];
-    (address, prop_oneof![4 => Just(31_400u16), 2 => Just(9_000), 1 => Just(9_001), 1 => any::<u16>()])
+    let address = prop_oneof![
+        4 => Just("10.0.0.1"), 1 => Just("10.96.0.10"), 1 => Just("10.1.0.2"), 2 => Just("fd00::1"),
+        1 => Just("10.96.0.9"), 1 => Just("10.96.0.5"), 1 => Just("fd00:96::5"),
+    ];
+    // What a listener of the proxy does is not the kernel's decision.
+    let other = any::<u16>().prop_filter("the proxy's", |port| ![80, 443, 8_000].contains(port));
+    (address, prop_oneof![4 => Just(31_400u16), 3 => Just(9_000), 1 => Just(9_001), 1 => other])
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn explain_says_what_decide_does(
-        example in proptest::sample::select(&EXAMPLES[..]),
+        example in proptest::sample::select(all()),
         dnat in any::<bool>(),
         flows in proptest::collection::vec((any::<u32>(), any::<u16>(), target()), 64),
     ) {
@@ -170,7 +191,7 @@ fn refused_candidates_are_named() {
 /// The admin endpoint's text of the tables is read back whole.
 #[test]
 fn a_running_agents_tables_are_understood() {
-    for name in EXAMPLES {
+    for name in all() {
         let loaded = load(name, Forwarding::Dnat);
         let text = format!("revision 7\n{}", loaded.image);
         let running = Running::parse(&text).unwrap();

@@ -159,6 +159,18 @@ fn every_code_has_a_case() {
     assert_eq!(unseen, Vec::<&str>::new());
 }
 
+/// A finding says what is to be done, in one line, even if that is nothing.
+#[test]
+fn every_finding_has_a_remedy() {
+    let cases = cases().into_iter().map(|case| texts(&[case]));
+    for texts in cases.chain(manifests().into_values()) {
+        for finding in Report::new(&loaded(texts).0, &Identity::default()).findings {
+            assert!(!finding.remedy.is_empty() && !finding.remedy.contains('\n'), "{finding:#?}");
+            assert!(!finding.message.is_empty() && !finding.message.contains('\n'), "{finding:#?}");
+        }
+    }
+}
+
 #[test]
 fn json_has_the_contract_keys() {
     let findings = texts(&[root().join("tests/golden/check/findings.yaml")]);

@@ -142,7 +142,7 @@ fn of<T>(object: &Object<T>, findings: &mut Vec<Finding>) {
         match stage {
             Alpha => {
                 let message = format!("`{name}` is of an alpha stage: a later Istio may do without it");
-                report(Severity::Info, code::ALPHA_ANNOTATION, message, "");
+                report(Severity::Info, code::ALPHA_ANNOTATION, message, "Nothing is to be done until it is gone.");
             }
             Deprecated => {
                 let message = format!("`{name}` is deprecated");

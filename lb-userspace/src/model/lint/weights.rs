@@ -39,7 +39,13 @@ fn shares(route: &Route<'_>, several: &[Weighted<'_>]) -> Option<Finding> {
     let shares: Vec<String> = several.iter().map(share).collect();
     let message = format!("the weights add up to {sum}, not 100; the shares are {}", shares.join(", "));
     let path = format!("{}.weight", several[0].path);
-    Some(route.service.finding(Severity::Info, code::WEIGHT_SHARES, path, message, ""))
+    Some(route.service.finding(
+        Severity::Info,
+        code::WEIGHT_SHARES,
+        path,
+        message,
+        "Nothing is to be done if these shares are meant.",
+    ))
 }
 
 /// A split that is for the mesh only, of a host that a gateway sends traffic to whole.

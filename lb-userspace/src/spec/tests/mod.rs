@@ -74,6 +74,17 @@ fn one_object_in_every_dress() {
     }
 }
 
+/// YAML's lines may end with a carriage return alone; lines are counted as editors do.
+#[test]
+fn a_lone_carriage_return_ends_no_line_of_the_file() {
+    let text = "---\napiVersion: v1\r\nkind: Service\rmetadata: {name: a}\n\nspec:\r  ports: [{port: x}]\n";
+    let file = parse(text);
+    let places: Vec<_> = file.findings.iter().map(|one| (one.line, one.column, one.path.as_str())).collect();
+    assert_eq!(places, [(5, 18, "spec.ports[0].port")], "{:?}", file.findings);
+    let broken = parse("a: 1\rb: [\r");
+    assert_eq!(broken.findings.iter().map(|one| one.line).collect::<Vec<_>>(), [1]);
+}
+
 #[test]
 fn empty_files_hold_nothing() {
     for text in ["", "---\n", "# only a comment\n", "---\n---\n...\n", "null\n", "\u{feff}"] {
