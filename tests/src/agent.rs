@@ -161,7 +161,7 @@ impl Agent {
         command.arg("--pin").arg(&pin);
         command.args(["--mode", options.mode.name(), "--forwarding", options.forwarding.name()]).args(&options.more);
         // A file, not a pipe: it can be read at any time, and the agent may outlive us.
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?);
+        command.stdin(Stdio::null()).stdout(File::create(log.with_extension("out"))?).stderr(File::create(&log)?);
         let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
         Ok(Agent { netns: world.lb.clone(), pin, log, child })
     }
@@ -194,6 +194,12 @@ impl Agent {
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Everything on stdout: the proxy's access log.
+    #[must_use]
+    pub fn output(&self) -> String {
+        fs::read_to_string(self.log.with_extension("out")).unwrap_or_default()
     }
 
     /// Its process id.

@@ -1,8 +1,11 @@
 //! `meltemi proxy`: the process that reads bytes. Started by `meltemi run`, never by people.
 
-use super::{CANNOT_ASK, NOT_PERMITTED, run::LogFormat};
+use super::{
+    CANNOT_ASK, NOT_PERMITTED,
+    run::{AccessLogArg, LogFormat},
+};
 use crate::process::{self, ChildError, ChildOptions, Root};
-use crate::proxy;
+use crate::proxy::{self, AccessLog};
 use clap::Args as ClapArgs;
 use std::{process::ExitCode, time::Duration};
 
@@ -17,6 +20,9 @@ pub struct Args {
     drain: u64,
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+    /// A line for each request on standard output.
+    #[arg(long, value_enum, default_value_t = AccessLogArg::Off)]
+    access_log: AccessLogArg,
 }
 
 pub fn run(args: &Args) -> ExitCode {
@@ -24,7 +30,14 @@ pub fn run(args: &Args) -> ExitCode {
     let options = ChildOptions {
         root: if args.allow_root { Root::Allowed } else { Root::Refused },
         drain: Duration::from_secs(args.drain),
-        proxy: proxy::Options::default(),
+        proxy: proxy::Options {
+            access_log: match args.access_log {
+                AccessLogArg::Off => AccessLog::Off,
+                AccessLogArg::Text => AccessLog::Text,
+                AccessLogArg::Json => AccessLog::Json,
+            },
+            ..proxy::Options::default()
+        },
     };
     match process::run(options) {
         Ok(()) => ExitCode::SUCCESS,

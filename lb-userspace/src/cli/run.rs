@@ -10,7 +10,7 @@ use crate::{
     host::Choice,
     model::{Identity, Proxy, Services},
     observe::flows::Removed,
-    process::{self, User},
+    process::{self, Output, User},
 };
 use clap::{Args as ClapArgs, ValueEnum};
 use lb_common::{conntrack::Timeouts, table::Forwarding};
@@ -91,6 +91,10 @@ pub struct Args {
     /// Seconds that connections of a proxy of another version get to end.
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     proxy_drain: u64,
+    /// A line for each request that the proxy serves, on the agent's standard output: Istio's default text, or JSON. A proxy that
+    /// is running already is replaced by one that does so.
+    #[arg(long, value_enum, default_value_t = AccessLogArg::Off)]
+    access_log: AccessLogArg,
     /// Remove programs and tables on SIGTERM; flows are cut.
     #[arg(long)]
     detach_on_exit: bool,
@@ -174,6 +178,14 @@ enum RemovedArg {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// What the proxy writes down of each request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum AccessLogArg {
+    Off,
     Text,
     Json,
 }
@@ -263,13 +275,21 @@ impl Args {
             LogFormat::Text => "text",
             LogFormat::Json => "json",
         };
+        let access_log = match self.access_log {
+            AccessLogArg::Off => "off",
+            AccessLogArg::Text => "text",
+            AccessLogArg::Json => "json",
+        };
         let default = if rustix::process::geteuid().is_root() { User::Id(PROXY_USER) } else { User::Same };
         process::Options {
             directory: process::Directory::of(&self.pin),
             user: self.proxy_user.unwrap_or(default),
             workers: if self.proxy_workers == 0 { cpus } else { self.proxy_workers },
             drain: Duration::from_secs(self.proxy_drain),
-            arguments: ["--log-format", format, "--drain", &self.proxy_drain.to_string()].map(str::to_owned).to_vec(),
+            output: if self.access_log == AccessLogArg::Off { Output::Nowhere } else { Output::Inherited },
+            arguments: ["--log-format", format, "--drain", &self.proxy_drain.to_string(), "--access-log", access_log]
+                .map(str::to_owned)
+                .to_vec(),
         }
     }
 }

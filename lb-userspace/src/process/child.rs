@@ -66,6 +66,9 @@ pub fn run(options: ChildOptions) -> Result<(), ChildError> {
     }
 }
 
+/// Said by the agent where it runs as root itself.
+const ALLOW_ROOT: &str = "--allow-root";
+
 struct Child {
     program: Option<Program>,
     phase: watch::Sender<Phase>,
@@ -84,6 +87,7 @@ impl Child {
             protocol: PROTOCOL,
             pid: std::process::id(),
             program: self.program,
+            arguments: std::env::args().skip(2).filter(|argument| argument != ALLOW_ROOT).collect(),
             workers: self.sockets.as_ref().map_or(0, Sockets::workers),
             is_draining: self.is_draining(),
         };

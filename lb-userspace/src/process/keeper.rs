@@ -32,8 +32,17 @@ pub struct Options {
     pub workers: u32,
     /// Time that connections of a replaced proxy get.
     pub drain: Duration,
+    pub output: Output,
     /// More arguments of the `proxy` command.
     pub arguments: Vec<String>,
+}
+
+/// Where the proxy's standard output goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    Nowhere,
+    /// Where the agent's goes.
+    Inherited,
 }
 
 /// What is known of the proxy, for people and metrics.
@@ -224,7 +233,8 @@ impl Keep {
     /// A former agent's proxy goes on where it is of this version; else it serves until its successor does.
     fn take_over(&mut self, found: Found) {
         let Found { channel, hello, .. } = found;
-        if hello.program.is_some() && hello.program == Program::own().ok() {
+        let is_alike = hello.program == Program::own().ok() && hello.arguments == self.options.arguments;
+        if hello.program.is_some() && is_alike {
             match self.listen_to(channel, hello.pid, None) {
                 Ok(()) => tracing::info!(pid = hello.pid, "the proxy of a former agent goes on"),
                 Err(error) => tracing::warn!("the proxy of a former agent: {error}"),
@@ -337,7 +347,11 @@ impl Keep {
         let (listener, path) = self.options.directory.listen()?;
         let mut command = Command::new(OWN_PROGRAM);
         command.arg("proxy").args(&self.options.arguments);
-        command.stdin(Stdio::from(OwnedFd::from(listener))).stdout(Stdio::null()).process_group(0);
+        let output = match self.options.output {
+            Output::Nowhere => Stdio::null(),
+            Output::Inherited => Stdio::inherit(),
+        };
+        command.stdin(Stdio::from(OwnedFd::from(listener))).stdout(output).process_group(0);
         let user = match self.options.user {
             User::Id(id) => {
                 command.uid(id).gid(id);

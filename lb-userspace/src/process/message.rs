@@ -53,6 +53,9 @@ pub struct Hello {
     pub protocol: u32,
     pub pid: u32,
     pub program: Option<Program>,
+    /// What it was started with, the agent's own among it left out.
+    #[serde(default)]
+    pub arguments: Vec<String>,
     /// 0: it has no sockets yet.
     pub workers: u32,
     pub is_draining: bool,

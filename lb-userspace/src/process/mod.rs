@@ -16,7 +16,7 @@ mod sockets;
 pub use child::{ChildError, ChildOptions, run};
 pub use confine::Root;
 pub use directory::Directory;
-pub use keeper::{Keeper, Options, Report, Reporter};
+pub use keeper::{Keeper, Options, Output, Report, Reporter};
 pub use message::Revision;
 pub use sockets::Sockets;
 

@@ -1,6 +1,6 @@
 //! What holds for the proxy as a whole, whatever the configuration says.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, io::Write, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
@@ -36,10 +36,10 @@ pub enum AccessLog {
 #[derive(Clone)]
 pub struct LogTo(pub Arc<dyn Fn(&str) + Send + Sync>);
 
-/// Standard output.
+/// Standard output. Where nobody reads it any more, the lines are lost and nothing else.
 impl Default for LogTo {
     fn default() -> LogTo {
-        LogTo(Arc::new(|lines| print!("{lines}")))
+        LogTo(Arc::new(|lines| _ = std::io::stdout().lock().write_all(lines.as_bytes())))
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 
-use meltemi_tests::agent::Mode;
+use meltemi_tests::agent::{Mode, Signal};
+use meltemi_tests::poll;
 use meltemi_tests::world::{CLIENT_V4, CLIENT_V6, Family};
 use serde_json::json;
 
-use super::{BOTH, HTTP, HTTPS, PASSED_ON, Shop, door};
+use super::{BOTH, HTTP, HTTPS, PASSED_ON, SOON, Shop, door, go_on};
 
 const ANY: &str = "any.example";
 const MIB: &str = "1048576";
@@ -80,6 +81,36 @@ fn requests_are_served_in_xdp() {
 #[test]
 fn requests_are_served_in_generic_xdp() {
     carries(Mode::XdpGeneric);
+}
+
+/// A line a request, with the rule by file and line; and nobody is failed by an agent that is started anew to write one.
+#[test]
+fn the_access_log_names_the_rule() {
+    let mut shop = Shop::open(Mode::Tc);
+    let before = shop.proxy_pid();
+    let mut steady = shop.steadily();
+    go_on(&mut steady, 20);
+    shop.stage.agent.signal(Signal::Terminate).unwrap();
+    shop.stage.agent.wait_exit().unwrap();
+    shop.stage.options.more = vec!["--access-log".into(), "json".into()];
+    shop.stage.start_again();
+    assert_ne!(shop.proxy_pid(), before, "another proxy, which writes");
+    go_on(&mut steady, 20);
+    // A kept connection may meet its proxy's end; new ones never do.
+    for client in steady.into_iter().skip(1).step_by(2) {
+        let told = client.stop().unwrap();
+        assert_eq!(told["failed"], 0, "{told}");
+    }
+    shop.one(door(Family::V4, HTTP), ANY, "/only-one", &["--header", "x-request-id: told"]);
+    let line = poll::until(SOON, "the line", || {
+        let output = shop.stage.agent.output();
+        Ok(output.lines().find(|line| line.contains("\"told\"")).map(str::to_owned))
+    });
+    let line: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+    assert_eq!((&line["response_code"], &line["path"]), (&200.into(), &"/only-one".into()), "{line}");
+    assert_eq!(line["upstream_cluster"], "outbound|8000|v1|web.default.svc.cluster.local", "{line}");
+    let rule = line["rule"].as_str().unwrap();
+    assert!(rule.starts_with("VirtualService default/shop spec.http[1]") && rule.contains("web.yaml:"), "{line}");
 }
 
 /// TLS ends at the door; curl is a peer that shares no code with the proxy.
