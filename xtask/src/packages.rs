@@ -16,12 +16,14 @@ pub struct Tool {
 }
 
 /// What the namespaces of tests, demonstration and bench need.
-pub const WORLD_TOOLS: [Tool; 5] = [
+pub const WORLD_TOOLS: [Tool; 6] = [
     Tool { program: "ip", package: "iproute2" },
     Tool { program: "tc", package: "iproute2" },
     Tool { program: "ethtool", package: "ethtool" },
     Tool { program: "nft", package: "nftables" },
     Tool { program: "nsenter", package: "util-linux" },
+    // A client of HTTP and TLS that shares no code with the proxy.
+    Tool { program: "curl", package: "curl" },
 ];
 
 /// What `cargo xtask bench` compares with, and the client and server it uses.
