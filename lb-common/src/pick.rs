@@ -69,10 +69,21 @@ pub fn proxied<A: Address, T: Tables<A>>(tables: &T, flow: &Tuple<A>) -> bool {
     vip(tables, flow) == Some(rule::PROXY)
 }
 
-/// The rule of the VIP that `flow` goes to.
+/// The rule for a flow: that of its client's class, where there is one, else the one for all.
 #[inline(always)]
 pub fn vip<A: Address, T: Tables<A>>(tables: &T, flow: &Tuple<A>) -> Option<u32> {
-    tables.vip(&VipKey { address: flow.dst, port: flow.dport, protocol: protocol::TCP, class: 0 })
+    let mut key = VipKey { address: flow.dst, port: flow.dport, protocol: protocol::TCP, class: 0 };
+    let mut rule = tables.vip(&key)?;
+    if rule & rule::CLASSES != 0 {
+        rule &= !rule::CLASSES;
+        key.class = tables.class(&flow.src);
+        if key.class != 0
+            && let Some(own) = tables.vip(&key)
+        {
+            rule = own;
+        }
+    }
+    if rule == rule::NONE { None } else { Some(rule) }
 }
 
 #[inline(always)]

@@ -14,7 +14,7 @@ use crate::{
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of everything in this file. An agent that finds another one pinned refuses to touch it.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// Key of a VIP: what clients connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,8 +24,26 @@ pub struct VipKey<A> {
     pub port: Be16,
     /// IP protocol number.
     pub protocol: u8,
-    /// Source class; 0 = any client.
+    /// The clients' class ([`Client`]); 0: every client that no other entry is for.
     pub class: u8,
+}
+
+/// Key of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct ClientKey<A> {
+    pub address: A,
+}
+
+/// What is known of a client by its address, where some rule is for certain clients only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct Client {
+    /// Hash of the class's name.
+    pub name: u64,
+    /// 1 to 255.
+    pub class: u32,
+    pub reserved: u32,
 }
 
 /// One endpoint as the kernel knows it.
@@ -286,7 +304,11 @@ pub mod rule {
     /// In place of a subset: the destination does not exist and answers RST.
     pub const BROKEN: u32 = u32::MAX;
     /// In place of a VIP's rule: the proxy on this host serves it.
-    pub const PROXY: u32 = u32::MAX;
+    pub const PROXY: u32 = !CLASSES;
+    /// In place of a VIP's rule: only some classes of clients are served, and this one is not.
+    pub const NONE: u32 = PROXY - 1;
+    /// Set in the rule of a VIP's class 0: classes of clients may have rules of their own.
+    pub const CLASSES: u32 = 1 << 31;
 }
 
 /// Layout of a subset in the arena, in words: `[slots, backends, name low, name high] [backend id]* [2 slots a word]*`.
@@ -445,6 +467,8 @@ pub trait Tables<A: Address> {
 
     /// Rule of a VIP.
     fn vip(&self, key: &VipKey<A>) -> Option<u32>;
+    /// Class of a client; 0 where it has none.
+    fn class(&self, client: &A) -> u8;
     fn rule(&self, id: u32) -> Region;
     fn subset(&self, id: u32) -> Region;
     /// A word of the arena; 0 outside it.
@@ -472,6 +496,7 @@ pub trait Tables<A: Address> {
 const _: () = {
     assert!(size_of::<Tuple<V4>>() == 12 && size_of::<Tuple<V6>>() == 36);
     assert!(size_of::<VipKey<V4>>() == 8 && size_of::<VipKey<V6>>() == 20);
+    assert!(size_of::<ClientKey<V4>>() == 4 && size_of::<ClientKey<V6>>() == 16 && size_of::<Client>() == 16);
     assert!(size_of::<Backend<V4>>() == 16 && size_of::<Backend<V6>>() == 40);
     assert!(size_of::<Hop>() == 16);
     assert!(size_of::<FlowEntry<V4>>() == 12 + 16 + 20 && size_of::<FlowEntry<V6>>() == 36 + 16 + 20);

@@ -18,9 +18,9 @@ use lb_common::{
     flow::{Address, Tuple, V4, V6},
     packet::Packet,
     table::{
-        ARENA_LINE, Backend, BackendStats, FILTER_WORDS, FlowEntry, FragmentKey, FragmentPorts, Hop, LAST_ROUTES,
-        LastRoute, PendingEntry, PortUse, Put, PutError, Region, Route, Settings, Side, Tables, Turn, VipKey,
-        endpoint_hash, route_position, socket,
+        ARENA_LINE, Backend, BackendStats, Client, ClientKey, FILTER_WORDS, FlowEntry, FragmentKey, FragmentPorts, Hop,
+        LAST_ROUTES, LastRoute, PendingEntry, PortUse, Put, PutError, Region, Route, Settings, Side, Tables, Turn,
+        VipKey, endpoint_hash, route_position, socket,
     },
     verdict::Reason,
     wire::{Be16, Be32, Mac},
@@ -44,6 +44,11 @@ static FRAGMENTS6: LruHashMap<FragmentKey<V6>, FragmentPorts> = LruHashMap::with
 static VIPS4: HashMap<VipKey<V4>, u32> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 #[map]
 static VIPS6: HashMap<VipKey<V6>, u32> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+/// Classes of clients, by address.
+#[map]
+static CLIENTS4: HashMap<ClientKey<V4>, Client> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+#[map]
+static CLIENTS6: HashMap<ClientKey<V6>, Client> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 #[map]
 static BACKENDS4: HashMap<u32, Backend<V4>> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 #[map]
@@ -208,6 +213,7 @@ trait Maps: Address {
     fn pendings() -> &'static LruHashMap<Tuple<Self>, PendingEntry<Self>>;
     fn fragments() -> &'static LruHashMap<FragmentKey<Self>, FragmentPorts>;
     fn vips() -> &'static HashMap<VipKey<Self>, u32>;
+    fn clients() -> &'static HashMap<ClientKey<Self>, Client>;
     fn backends() -> &'static HashMap<u32, Backend<Self>>;
     fn routes() -> &'static PerCpuArray<LastRoute<Self>>;
     /// AF_INET or AF_INET6, and the addresses of a route lookup.
@@ -217,7 +223,7 @@ trait Maps: Address {
 }
 
 macro_rules! family_maps {
-    ($family:ty, $flows:ident, $pending:ident, $fragments:ident, $vips:ident, $backends:ident, $scratch:ident, $routes:ident, $fill:expr, $destination:expr) => {
+    ($family:ty, $flows:ident, $pending:ident, $fragments:ident, $vips:ident, $clients:ident, $backends:ident, $scratch:ident, $routes:ident, $fill:expr, $destination:expr) => {
         impl Maps for $family {
             #[inline(always)]
             fn flows() -> &'static LruHashMap<Tuple<Self>, FlowEntry<Self>> {
@@ -234,6 +240,10 @@ macro_rules! family_maps {
             #[inline(always)]
             fn vips() -> &'static HashMap<VipKey<Self>, u32> {
                 &$vips
+            }
+            #[inline(always)]
+            fn clients() -> &'static HashMap<ClientKey<Self>, Client> {
+                &$clients
             }
             #[inline(always)]
             fn backends() -> &'static HashMap<u32, Backend<Self>> {
@@ -268,6 +278,7 @@ family_maps!(
     PENDING4,
     FRAGMENTS4,
     VIPS4,
+    CLIENTS4,
     BACKENDS4,
     SCRATCH4,
     ROUTES4,
@@ -285,6 +296,7 @@ family_maps!(
     PENDING6,
     FRAGMENTS6,
     VIPS6,
+    CLIENTS6,
     BACKENDS6,
     SCRATCH6,
     ROUTES6,
@@ -443,6 +455,12 @@ impl<A: Maps> Tables<A> for Kernel {
     fn vip(&self, key: &VipKey<A>) -> Option<u32> {
         // SAFETY: without preallocation an element is freed only after a grace period.
         A::vips().get_ptr(key).map(|rule| unsafe { *rule })
+    }
+
+    #[inline(always)]
+    fn class(&self, client: &A) -> u8 {
+        // SAFETY: as in `vip`.
+        A::clients().get_ptr(&ClientKey { address: *client }).map_or(0, |client| unsafe { (*client).class as u8 })
     }
 
     #[inline(always)]

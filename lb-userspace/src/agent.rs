@@ -17,7 +17,7 @@ use crate::{
     },
     finding::{Finding, Severity},
     host::{self, Change, Choice, HostError, Link, Nature, Network, News},
-    image::{Image, RuleTable, Sorted, SubsetTable},
+    image::{ClassId, Image, RuleTable, Sorted, SubsetTable},
     model::{Extent, Identity, Model, Parser, Whole},
     observe::{
         admin,
@@ -38,7 +38,7 @@ use lb_common::{
 };
 use serving::Serving;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, Mutex},
@@ -602,12 +602,14 @@ pub fn adopt(left: &Left, next_backend: u32) -> (Ids, Image) {
                 .iter()
                 .map(|(_, backend)| (crate::image::name_hash(&backend.address.to_string()), backend.stats.0)),
         ),
+        classes: Pool::recovered(classes(left)),
         backends: Backends::recovered(left.backends.iter().map(|(id, backend)| (backend.address, id.0)), next_backend),
     };
     let unknown: Arc<str> = "".into();
     let rule = || RuleTable { name: unknown.clone(), hash: lb_common::flow::HashKey::Flow, destinations: Vec::new() };
     let image = Image {
         vips: left.vips.iter().copied().collect(),
+        clients: left.clients.iter().copied().collect(),
         rules: left.rules.iter().map(|(_, id)| (*id, Arc::new(rule()))).collect(),
         subsets: left
             .subsets
@@ -618,6 +620,19 @@ pub fn adopt(left: &Left, next_backend: u32) -> (Ids, Image) {
         listeners: Sorted::default(),
     };
     (ids, image)
+}
+
+/// Names and numbers of classes of clients. Those of which no client is left have VIPs yet; their names are nobody's.
+fn classes(left: &Left) -> BTreeSet<(u64, u32)> {
+    let named = left.clients.iter().map(|(_, client)| (client.class, client.name));
+    let mut classes: BTreeMap<ClassId, u64> = left
+        .vips
+        .iter()
+        .map(|(vip, _)| (vip.class, crate::image::name_hash(&format!("class {}", vip.class.0))))
+        .collect();
+    classes.extend(named);
+    classes.remove(&ClassId::ANY);
+    classes.into_iter().map(|(class, name)| (name, u32::from(class.0) - 1)).collect()
 }
 
 /// Native XDP where there is hardware; TC on veth and bridges, whose frames XDP cannot forward at full speed.

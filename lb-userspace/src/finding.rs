@@ -155,6 +155,8 @@ pub mod code {
         TLS_DISAGREES = "MEL0019" TlsDisagrees;
         /// A policy for a port that drops what the policy above it says.
         PORT_RESETS = "MEL0020" PortResets;
+        /// A match on clients that fits none that is known here.
+        NO_CLIENT = "MEL0021" NoClient;
     }
 }
 

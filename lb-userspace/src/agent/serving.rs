@@ -79,7 +79,9 @@ impl Serving {
         // Files may have changed though the configuration did not.
         self.stamps = stamps(&snapshot);
         let material = gather(&snapshot, &self.secrets);
-        let same = |now: &Snapshot, then: &Snapshot| now.listeners == then.listeners && now.clusters == then.clusters;
+        let same = |now: &Snapshot, then: &Snapshot| {
+            now.listeners == then.listeners && now.clusters == then.clusters && now.clients == then.clients
+        };
         if self.in_force.is_some() && material == former.material && same(&snapshot, &former.snapshot) {
             return None;
         }
@@ -152,7 +154,7 @@ impl Serving {
 
 /// Addresses that the proxy serves.
 pub(super) fn addresses(image: &Image) -> BTreeSet<IpAddr> {
-    image.vips.iter().filter(|(_, rule)| **rule == RuleId::PROXY).map(|(vip, _)| vip.address).collect()
+    image.vips.iter().filter(|(_, rule)| rule.rule == RuleId::PROXY).map(|(vip, _)| vip.address).collect()
 }
 
 /// `next` with the listeners of `former` that are not in it, as long as connections are still led to them. `None`: all are.
@@ -169,6 +171,7 @@ fn with_leaving(next: &Revision, former: &Revision) -> Option<Revision> {
         revision: next.revision,
         listeners: next.listeners.iter().cloned().chain(leaving).collect(),
         clusters: clusters.into_values().cloned().collect(),
+        clients: next.clients.clone(),
     };
     Some(Revision { snapshot: Arc::new(snapshot), material: material.clone() })
 }
@@ -221,8 +224,12 @@ mod tests {
             chains: Vec::new(),
             place: Default::default(),
         };
-        let snapshot =
-            Snapshot { revision: number, listeners: names.iter().map(listener).collect(), clusters: Vec::new() };
+        let snapshot = Snapshot {
+            revision: number,
+            listeners: names.iter().map(listener).collect(),
+            clusters: Vec::new(),
+            ..Snapshot::default()
+        };
         Revision { snapshot: Arc::new(snapshot), ..Revision::default() }
     }
 

@@ -10,6 +10,7 @@ pub mod run;
 pub mod status;
 
 mod ask;
+mod client;
 mod configuration;
 
 use clap::{Parser, Subcommand};

@@ -74,15 +74,16 @@ pub struct Ids {
     pub subsets: Pool,
     pub destination_stats: Pool,
     pub backend_stats: Pool,
+    /// Classes of clients, each one more than its number here.
+    pub classes: Pool,
     pub backends: Backends,
 }
 
 impl Ids {
     /// To be called once a compiled revision is in force, and only then.
     pub fn settle(&mut self) {
-        for pool in [&mut self.rules, &mut self.subsets, &mut self.destination_stats, &mut self.backend_stats] {
-            pool.settle();
-        }
+        let Ids { rules, subsets, destination_stats, backend_stats, classes, backends: _ } = self;
+        [rules, subsets, destination_stats, backend_stats, classes].into_iter().for_each(Pool::settle);
     }
 }
 

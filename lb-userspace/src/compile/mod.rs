@@ -11,8 +11,8 @@ mod proxy;
 mod tests;
 
 use crate::{
-    image::{BackendId, Image, Sorted},
-    model::{Cluster, ClusterName, Model},
+    image::{BackendId, ClassId, Classes, Client, Image, RuleId, Sorted, Vip, VipRule, name_hash},
+    model::{ClientClass, Clients, Cluster, ClusterName, Door, Model, Share},
 };
 use ids::Ids;
 use lb_common::{flow::Family, table::Forwarding};
@@ -79,6 +79,7 @@ impl Compiler {
         let changed = self.changed(model, host);
         let former = std::mem::take(&mut self.listeners);
         let former = if self.host.addresses == host.addresses { former } else { Vec::new() };
+        let same_clients = Arc::ptr_eq(&self.model.clients, &model.clients) || self.model.clients == model.clients;
         (self.model, self.host) = (model.clone(), host.clone());
         let stale = self.listeners(former, &changed, ids);
         if stale.numbers {
@@ -91,10 +92,14 @@ impl Compiler {
             self.image.rules.extend(parts.flat_map(|part| part.tables.iter().cloned()));
         }
         if stale.places {
-            self.image.vips = self.listeners.iter().flat_map(|part| part.vips.iter().copied()).collect();
+            self.image.vips = vips(&self.listeners);
+            ids.classes.keep(self.listeners.iter().filter_map(|part| part.class).map(|class| u32::from(class.0) - 1));
             let parts = self.listeners.iter().enumerate();
             self.image.listeners =
                 parts.flat_map(|(at, part)| part.tables.iter().map(move |(id, _)| (*id, at))).collect();
+        }
+        if stale.places || !same_clients {
+            self.image.clients = clients(&self.model.clients, &self.listeners);
         }
         if stale.needs {
             self.all_clusters(&changed, ids);
@@ -214,6 +219,34 @@ fn exchange(image: &mut Image, shared: &mut HashMap<BackendId, u32>, before: &Cl
     for (id, _) in &before.backends {
         shared.entry(*id).and_modify(|parts| *parts -= 1);
     }
+}
+
+/// All VIPs; those that classes of clients differ at are marked for all other clients.
+fn vips(parts: &[ListenerPart]) -> Sorted<Vip, VipRule> {
+    let all = parts.iter().flat_map(|part| &part.vips);
+    let mut vips: Sorted<Vip, VipRule> = all.map(|(vip, rule)| (*vip, VipRule::from(*rule))).collect();
+    let differing: BTreeSet<Vip> =
+        vips.keys().filter(|vip| vip.class != ClassId::ANY).map(|vip| Vip::any(vip.address, vip.port)).collect();
+    for vip in differing {
+        let rule = vips.get(&vip).map_or(RuleId::NONE, |known| known.rule);
+        vips.insert(vip, VipRule { rule, classes: Classes::Differ });
+    }
+    vips
+}
+
+/// The clients of classes that some listener is for.
+fn clients(all: &Clients, parts: &[ListenerPart]) -> Sorted<IpAddr, Client> {
+    let mut numbers: HashMap<&ClientClass, Client> = HashMap::new();
+    for part in parts {
+        if let (Door::Service { share: Share { class: Some(class), .. }, .. }, Some(number)) =
+            (&part.listener.door, part.class)
+        {
+            numbers.insert(class, Client { class: number, name: name_hash(&class.to_string()) });
+        }
+    }
+    let known = all.members.iter().filter(|_| !numbers.is_empty());
+    let known = known.filter_map(|one| Some((one.address, *numbers.get(&**all.classes.get(usize::from(one.class))?)?)));
+    known.collect()
 }
 
 /// Whether some endpoint of a cluster has one of these addresses, which are sorted as endpoints are.

@@ -4,10 +4,10 @@
 use super::{Host, family_of, ids::Ids};
 use crate::{
     image::{
-        Backend, BackendId, RuleDestination, RuleId, RuleTable, StatsId, SubsetId, SubsetMember, SubsetTable, Vip,
-        name_hash,
+        Backend, BackendId, ClassId, RuleDestination, RuleId, RuleTable, StatsId, SubsetId, SubsetMember, SubsetTable,
+        Vip, name_hash,
     },
-    model::{Action, Cluster, ClusterName, Destination, Door, HashKey, Listener, Model, Rule, Target},
+    model::{Action, Cluster, ClusterName, Destination, Door, HashKey, Listener, Model, Rule, Share, Target},
 };
 use lb_common::flow::Family;
 use std::{
@@ -35,6 +35,8 @@ pub(super) struct ListenerPart {
     /// What it claims; an earlier listener may have it.
     pub vips: Vec<(Vip, RuleId)>,
     pub needs: Vec<Need>,
+    /// The class of clients that it is for.
+    pub class: Option<ClassId>,
     /// Clusters that the model lacks.
     missing: Vec<ClusterName>,
 }
@@ -53,13 +55,23 @@ impl ListenerPart {
             tables: Vec::new(),
             vips: Vec::new(),
             needs: Vec::new(),
+            class: None,
             missing: Vec::new(),
         };
         let (addresses, port) = addresses(&listener.door, host);
+        let class = match &listener.door {
+            Door::Service { share: Share { class: Some(class), .. }, .. } => {
+                part.class = class_number(ids, &class.to_string());
+                // Without a number its clients are like all others.
+                let Some(class) = part.class else { return part };
+                class
+            }
+            Door::Service { .. } | Door::Gateway { .. } => ClassId::ANY,
+        };
         let rule = match &listener.action {
             Action::Tcp(rule) => rule,
             Action::Proxy(_) => {
-                part.vips.extend(addresses.into_iter().map(|address| (Vip { address, port }, RuleId::PROXY)));
+                part.vips.extend(addresses.into_iter().map(|address| (Vip { address, port, class }, RuleId::PROXY)));
                 return part;
             }
         };
@@ -73,7 +85,7 @@ impl ListenerPart {
             let table = part.table(rule, family, name, model, ids);
             let known = before.and_then(|before| before.tables.iter().find(|(_, known)| **known == table));
             part.tables.push((id, known.map_or_else(|| Arc::new(table), |(_, known)| known.clone())));
-            part.vips.extend(addresses.map(|address| (Vip { address: *address, port }, id)));
+            part.vips.extend(addresses.map(|address| (Vip { address: *address, port, class }, id)));
         }
         part
     }
@@ -158,6 +170,11 @@ fn addresses(door: &Door, host: &Host) -> (Vec<IpAddr>, NonZeroU16) {
         Door::Gateway { bind: None, port, .. } => (host.addresses.iter().copied().collect(), *port),
         Door::Service { addresses, port, .. } => (addresses.clone(), *port),
     }
+}
+
+/// The number of a class of clients. `None`: none is left.
+fn class_number(ids: &mut Ids, name: &str) -> Option<ClassId> {
+    u8::try_from(ids.classes.id(name_hash(name)) + 1).ok().map(ClassId)
 }
 
 /// One cluster's endpoints of one family.

@@ -11,6 +11,7 @@ pub fn snapshot(model: &Model, revision: u64) -> Snapshot {
         revision,
         listeners: model.listeners.iter().filter_map(|one| listener(one)).collect(),
         clusters: model.upstreams.values().cloned().collect(),
+        clients: model.clients.clone(),
     }
 }
 

@@ -1,8 +1,9 @@
 //! Compiling a change gives what compiling everything gives.
 
 use super::*;
-use crate::model::{
-    Action, Destination, Door, Endpoint, HashKey, Listener, ObjectName, Origin, Protocol, Rule, Target,
+use crate::{
+    model::{Action, Destination, Endpoint, HashKey, Listener, ObjectName, Origin, Protocol, Rule, Target},
+    snapshot,
 };
 use proptest::prelude::*;
 use std::{net::Ipv4Addr, num::NonZeroU16};
@@ -20,14 +21,31 @@ struct Case {
     /// Endpoints without a route, and those behind another address.
     lost: BTreeSet<u8>,
     moved: BTreeSet<u8>,
+    /// Classes of clients that a Service leads elsewhere, and the class of each client.
+    led: BTreeMap<u8, u8>,
+    clients: BTreeMap<u8, u8>,
 }
 
 fn case() -> impl Strategy<Value = Case> {
     use proptest::collection::{btree_map, btree_set, vec};
     let listeners = btree_map(1u16..6, vec((0u32..3, 0u8..5), 1..4), 0..6);
     let clusters = btree_map(0u8..5, btree_set(0u8..8, 0..4), 0..6);
-    (listeners, clusters, 1u8..3, btree_set(0u8..8, 0..2), btree_set(0u8..8, 0..2))
-        .prop_map(|(listeners, clusters, own, lost, moved)| Case { listeners, clusters, own, lost, moved })
+    let clients = (btree_map(0u8..4, 0u8..5, 0..3), btree_map(0u8..6, 0u8..4, 0..4));
+    (listeners, clusters, 1u8..3, btree_set(0u8..8, 0..2), btree_set(0u8..8, 0..2), clients).prop_map(
+        |(listeners, clusters, own, lost, moved, (led, clients))| Case {
+            listeners,
+            clusters,
+            own,
+            lost,
+            moved,
+            led,
+            clients,
+        },
+    )
+}
+
+fn client_class(number: u8) -> ClientClass {
+    ClientClass { namespace: Some(format!("n{number}").into()), ..ClientClass::default() }
 }
 
 fn origin() -> Origin {
@@ -76,9 +94,34 @@ impl Case {
             let endpoints = endpoints.iter().map(endpoint).collect();
             (cluster(*number), Arc::new(Cluster { endpoints, origin: origin() }))
         };
+        let of_class = |(class, number): (&u8, &u8)| {
+            let Listener { protocol, action, origin, .. } = Arc::unwrap_or_clone(listener((&1, &vec![(1, *number)])));
+            let share = Share { at: None, class: Some(Arc::new(client_class(*class))) };
+            let service = ObjectName { namespace: "a".into(), name: "s".into() };
+            let addresses = vec![Ipv4Addr::new(10, 9, 0, 1).into()];
+            Arc::new(Listener {
+                door: Door::Service { service, addresses, port: NonZeroU16::MIN, share },
+                protocol,
+                action,
+                origin,
+            })
+        };
+        let mut listeners: Vec<_> = self.listeners.iter().map(listener).chain(self.led.iter().map(of_class)).collect();
+        listeners.sort_by(|a, b| a.door.cmp(&b.door));
+        let classes: BTreeSet<u8> = self.clients.values().copied().collect();
+        let member = |(client, class): (&u8, &u8)| snapshot::Client {
+            address: Ipv4Addr::new(10, 2, 0, *client).into(),
+            class: classes.iter().position(|one| one == class).unwrap() as u16,
+            workload: "Pod a/b".into(),
+        };
+        let clients = Clients {
+            members: self.clients.iter().map(member).collect(),
+            classes: classes.iter().map(|class| Arc::new(client_class(*class))).collect(),
+        };
         Model {
-            listeners: self.listeners.iter().map(listener).collect(),
+            listeners,
             clusters: self.clusters.iter().map(filled).collect(),
+            clients: clients.into(),
             ..Model::default()
         }
     }
@@ -105,6 +148,7 @@ fn shared(new: Model, old: &Model) -> Model {
         listeners: new.listeners.into_iter().map(listener).collect(),
         clusters: new.clusters.into_iter().map(cluster).collect(),
         upstreams: new.upstreams,
+        clients: new.clients,
     }
 }
 
@@ -120,6 +164,7 @@ proptest! {
             // Most steps change one thing only.
             if let Some(last) = &last {
                 if listeners { case.listeners = last.listeners.clone() }
+                if listeners { (case.led, case.clients) = (last.led.clone(), last.clients.clone()) }
                 if clusters { case.clusters = last.clusters.clone() }
                 if places { (case.own, case.lost, case.moved) = (last.own, last.lost.clone(), last.moved.clone()) }
             }

@@ -5,7 +5,7 @@
 use super::{Maps, MapsError, memory::vip_key, space::Space};
 use crate::slots::encode::{self, Encode};
 use crate::{
-    image::{BackendId, RuleId, SubsetId, Vip},
+    image::{BackendId, ClassId, RuleId, SubsetId, Vip, VipRule},
     plan::Op,
 };
 use aya::{
@@ -15,8 +15,8 @@ use aya::{
 use lb_common::{
     flow::{Tuple, V4, V6},
     table::{
-        Backend, BackendStats, FILTER_WORDS, FlowEntry, PORT_WORDS, PendingEntry, PortUse, Region, Settings, VipKey,
-        rule, socket, subset,
+        Backend, BackendStats, Client, ClientKey, FILTER_WORDS, FlowEntry, PORT_WORDS, PendingEntry, PortUse, Region,
+        Settings, VipKey, rule, socket, subset,
     },
     verdict::Reason,
 };
@@ -24,7 +24,7 @@ use std::{
     collections::BTreeSet,
     io,
     mem::MaybeUninit,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     ptr::NonNull,
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
@@ -50,6 +50,10 @@ unsafe impl<A: Encode> Layout for FlowEntry<A> {}
 unsafe impl<A: Encode> Layout for PendingEntry<A> {}
 // SAFETY: as above.
 unsafe impl<A: Encode> Layout for VipKey<A> {}
+// SAFETY: as above.
+unsafe impl Layout for Client {}
+// SAFETY: as above.
+unsafe impl<A: Encode> Layout for ClientKey<A> {}
 // SAFETY: as above.
 unsafe impl<A: Encode> Layout for Backend<A> {}
 // SAFETY: as above.
@@ -193,6 +197,7 @@ pub struct FamilyMaps<A: Encode> {
     bulk: Bulk,
     pub pending: HashMap<MapData, Plain<Tuple<A>>, Plain<PendingEntry<A>>>,
     vips: HashMap<MapData, Plain<VipKey<A>>, u32>,
+    clients: HashMap<MapData, Plain<ClientKey<A>>, Plain<Client>>,
     backends: HashMap<MapData, u32, Plain<Backend<A>>>,
 }
 
@@ -264,6 +269,7 @@ impl KernelMaps {
                 bulk: bulk4,
                 pending: typed!("PENDING4"),
                 vips: typed!("VIPS4"),
+                clients: typed!("CLIENTS4"),
                 backends: typed!("BACKENDS4"),
             },
             v6: FamilyMaps {
@@ -271,6 +277,7 @@ impl KernelMaps {
                 bulk: bulk6,
                 pending: typed!("PENDING6"),
                 vips: typed!("VIPS6"),
+                clients: typed!("CLIENTS6"),
                 backends: typed!("BACKENDS6"),
             },
             rules: Mapped::new("RULES", &take("RULES")?, 8)?,
@@ -450,8 +457,8 @@ impl KernelMaps {
             .into_iter()
             .map(|(id, region)| (name(region.offset() + subset::NAME), SubsetId(id)))
             .collect();
-        left.family(&self.v4, ["VIPS4", "BACKENDS4"])?;
-        left.family(&self.v6, ["VIPS6", "BACKENDS6"])?;
+        left.family(&self.v4, ["VIPS4", "CLIENTS4", "BACKENDS4"])?;
+        left.family(&self.v6, ["VIPS6", "CLIENTS6", "BACKENDS6"])?;
         Ok(left)
     }
 }
@@ -459,7 +466,8 @@ impl KernelMaps {
 /// Tables found in the kernel.
 #[derive(Debug, Default)]
 pub struct Left {
-    pub vips: Vec<(Vip, RuleId)>,
+    pub vips: Vec<(Vip, VipRule)>,
+    pub clients: Vec<(IpAddr, crate::image::Client)>,
     pub rules: Vec<(u64, RuleId)>,
     pub destination_stats: Vec<(u64, u32)>,
     pub subsets: Vec<(u64, SubsetId)>,
@@ -470,13 +478,19 @@ impl Left {
     fn family<A: Encode>(
         &mut self,
         maps: &FamilyMaps<A>,
-        [vips, backends]: [&'static str; 2],
+        [vips, clients, backends]: [&'static str; 3],
     ) -> Result<(), MapsError> {
         for entry in maps.vips.iter() {
             let (Plain(key), rule) = entry.map_err(|source| MapsError::Kernel { map: vips, source })?;
             if let Some(port) = std::num::NonZeroU16::new(key.port.get()) {
-                self.vips.push((Vip { address: key.address.decode(), port }, RuleId(rule)));
+                let vip = Vip { address: key.address.decode(), port, class: ClassId(key.class) };
+                self.vips.push((vip, encode::vip_rule(rule)));
             }
+        }
+        for entry in maps.clients.iter() {
+            let (Plain(key), Plain(client)) = entry.map_err(|source| MapsError::Kernel { map: clients, source })?;
+            let class = ClassId(client.class as u8);
+            self.clients.push((key.address.decode(), crate::image::Client { class, name: client.name }));
         }
         for entry in maps.backends.iter() {
             let (id, Plain(backend)) = entry.map_err(|source| MapsError::Kernel { map: backends, source })?;
@@ -512,12 +526,31 @@ impl Maps for KernelMaps {
             Op::PutSubset(id, table) => self.put_subset(*id, &encode::subset(table)),
             Op::PutRule(id, table) => self.put_rule(*id, &encode::rule(table)),
             Op::PutVip(vip, rule) => {
-                self.use_endpoint(PortUse::Listen, SocketAddr::new(vip.address, vip.port.get()));
+                self.use_endpoint(PortUse::Listen, vip.socket());
                 if let Some(key) = vip_key::<V4>(vip) {
-                    insert("VIPS4", &mut self.v4.vips, Plain(key), rule.0)?;
+                    insert("VIPS4", &mut self.v4.vips, Plain(key), encode::vip(rule))?;
                 }
                 if let Some(key) = vip_key::<V6>(vip) {
-                    insert("VIPS6", &mut self.v6.vips, Plain(key), rule.0)?;
+                    insert("VIPS6", &mut self.v6.vips, Plain(key), encode::vip(rule))?;
+                }
+                Ok(())
+            }
+            Op::PutClient(address, client) => {
+                let value = Plain(encode::client(client));
+                if let Some(key) = V4::encode(*address) {
+                    insert("CLIENTS4", &mut self.v4.clients, Plain(ClientKey { address: key }), value)?;
+                }
+                if let Some(key) = V6::encode(*address) {
+                    insert("CLIENTS6", &mut self.v6.clients, Plain(ClientKey { address: key }), value)?;
+                }
+                Ok(())
+            }
+            Op::DeleteClient(address) => {
+                if let Some(key) = V4::encode(*address) {
+                    remove("CLIENTS4", &mut self.v4.clients, &Plain(ClientKey { address: key }))?;
+                }
+                if let Some(key) = V6::encode(*address) {
+                    remove("CLIENTS6", &mut self.v6.clients, &Plain(ClientKey { address: key }))?;
                 }
                 Ok(())
             }
@@ -556,6 +589,7 @@ fn insert<K: Pod, V: Pod>(
 ) -> Result<(), MapsError> {
     table.insert(key, value, 0).map_err(|source| match &source {
         MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG) => match map {
+            "CLIENTS4" | "CLIENTS6" => MapsError::Full { what: "client", limit: 0, option: "--max-backends" },
             "VIPS4" | "VIPS6" => MapsError::Full { what: "VIP", limit: 0, option: "--max-rules" },
             _ => MapsError::Full { what: "backend", limit: 0, option: "--max-backends" },
         },

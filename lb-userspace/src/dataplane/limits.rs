@@ -9,6 +9,7 @@ pub struct Limits {
     /// Established IPv4 flows; IPv6 gets an eighth of it, and handshakes a sixteenth.
     pub flows: u32,
     pub rules: u32,
+    /// Also of clients that are told apart.
     pub backends: u32,
     /// Bytes for the slots of all rules and subsets.
     pub table_memory: u32,
@@ -60,6 +61,8 @@ impl Limits {
             size("FRAGMENTS6", 1_024, Shape::Lru { key: 36, value: 4 }),
             size("VIPS4", 2 * self.rules, Shape::Hash),
             size("VIPS6", 2 * self.rules, Shape::Hash),
+            size("CLIENTS4", self.backends, Shape::Hash),
+            size("CLIENTS6", self.backends, Shape::Hash),
             size("BACKENDS4", self.backends, Shape::Hash),
             size("BACKENDS6", self.backends, Shape::Hash),
             size("RULES", self.rules, Shape::Array { value: 8 }),

@@ -8,8 +8,8 @@ use lb_common::{
     flow::{Tuple, V4, V6},
     packet::Packet,
     table::{
-        ARENA_LINE, Backend, FILTER_WORDS, FlowEntry, FragmentKey, FragmentPorts, Hop, PendingEntry, PortUse, Put,
-        PutError, Region, Route, Settings, Side, Tables, Turn, VipKey, endpoint_hash,
+        ARENA_LINE, Backend, Client, FILTER_WORDS, FlowEntry, FragmentKey, FragmentPorts, Hop, PendingEntry, PortUse,
+        Put, PutError, Region, Route, Settings, Side, Tables, Turn, VipKey, endpoint_hash,
     },
     verdict::Reason,
     wire::{Be16, protocol},
@@ -27,6 +27,7 @@ pub struct FamilyTables<A: Encode> {
     pending: RefCell<HashMap<Tuple<A>, PendingEntry<A>>>,
     fragments: RefCell<HashMap<FragmentKey<A>, FragmentPorts>>,
     vips: HashMap<VipKey<A>, u32>,
+    clients: HashMap<A, Client>,
     backends: HashMap<u32, Backend<A>>,
     scratch: RefCell<Packet<A>>,
 }
@@ -38,6 +39,7 @@ impl<A: Encode> FamilyTables<A> {
             pending: RefCell::default(),
             fragments: RefCell::default(),
             vips: HashMap::new(),
+            clients: HashMap::new(),
             backends: HashMap::new(),
             scratch: RefCell::new(Packet::blank()),
         }
@@ -128,13 +130,21 @@ impl Maps for MemoryTables {
                 }
             }
             Op::PutVip(vip, rule) => {
-                self.use_endpoint(PortUse::Listen, SocketAddr::new(vip.address, vip.port.get()));
+                self.use_endpoint(PortUse::Listen, vip.socket());
                 if let Some(key) = vip_key::<V4>(vip) {
-                    self.v4.vips.insert(key, rule.0);
+                    self.v4.vips.insert(key, encode::vip(rule));
                 }
                 if let Some(key) = vip_key::<V6>(vip) {
-                    self.v6.vips.insert(key, rule.0);
+                    self.v6.vips.insert(key, encode::vip(rule));
                 }
+            }
+            Op::PutClient(address, client) => {
+                V4::encode(*address).map(|key| self.v4.clients.insert(key, encode::client(client)));
+                V6::encode(*address).map(|key| self.v6.clients.insert(key, encode::client(client)));
+            }
+            Op::DeleteClient(address) => {
+                V4::encode(*address).map(|key| self.v4.clients.remove(&key));
+                V6::encode(*address).map(|key| self.v6.clients.remove(&key));
             }
             Op::DeleteVip(vip) => {
                 vip_key::<V4>(vip).map(|key| self.v4.vips.remove(&key));
@@ -165,7 +175,7 @@ pub fn vip_key<A: Encode>(vip: &crate::image::Vip) -> Option<VipKey<A>> {
         address: A::encode(vip.address)?,
         port: Be16::new(vip.port.get()),
         protocol: protocol::TCP,
-        class: 0,
+        class: vip.class.0,
     })
 }
 
@@ -280,6 +290,10 @@ impl<A: InMemory> Tables<A> for MemoryTables {
 
     fn vip(&self, key: &VipKey<A>) -> Option<u32> {
         A::tables(self).vips.get(key).copied()
+    }
+
+    fn class(&self, client: &A) -> u8 {
+        A::tables(self).clients.get(client).map_or(0, |client| client.class as u8)
     }
 
     fn rule(&self, id: u32) -> Region {

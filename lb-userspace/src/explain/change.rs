@@ -244,8 +244,8 @@ fn vips(
         let own = |id: &crate::image::RuleId| {
             side.image.rules.get(id).is_some_and(|rule| without_family(&rule.name) == without_family(&table.name))
         };
-        let own = side.image.vips.iter().filter(|(_, id)| own(id));
-        own.map(|(vip, _)| SocketAddr::new(vip.address, vip.port.get())).collect()
+        let own = side.image.vips.iter().filter(|(_, to)| own(&to.rule));
+        own.map(|(vip, _)| vip.socket()).collect()
     };
     let (before, after) = (of(old, before), of(new, after));
     for vip in before.symmetric_difference(&after) {

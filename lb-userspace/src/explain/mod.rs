@@ -22,8 +22,8 @@ use crate::{
         memory::{InMemory, MemoryTables},
     },
     finding::Finding,
-    image::{Image, RuleId, Vip},
-    model::{Action, Destination, Door, Identity, Listener, Model, ObjectName, Protocol, Rule},
+    image::{Image, RuleId},
+    model::{Action, Clients, Destination, Door, Identity, Listener, Model, ObjectName, Protocol, Rule},
     plan::diff,
     router::Unusable,
     slots::{maglev, shares},
@@ -42,7 +42,6 @@ use request::Sent;
 use serde::Serialize;
 use std::{
     net::{IpAddr, SocketAddr},
-    num::NonZeroU16,
     sync::Arc,
 };
 use thiserror::Error;
@@ -67,6 +66,9 @@ pub struct Answer {
     /// Name of an `lb_common::verdict::Reason`, or of one of the proxy's.
     pub reason: &'static str,
     pub listener: Option<ListenerAnswer>,
+    /// Where rules ask for something that the client has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<ClientAnswer>,
     pub route: Option<RouteAnswer>,
     pub destinations: Vec<Share>,
     pub chosen: Option<Chosen>,
@@ -97,6 +99,14 @@ pub struct ListenerAnswer {
     pub gateway: String,
     pub port: u16,
     pub protocol: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ClientAnswer {
+    /// Kind, namespace and name.
+    pub workload: String,
+    /// Those of its labels, and its namespace, that some rule asks for.
+    pub class: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -199,6 +209,7 @@ pub fn explain(question: &Question<'_>) -> Result<Option<Answer>, ExplainError> 
         verdict,
         reason: trace.reason.name(),
         listener: listener.map(|listener| listener_answer(listener)),
+        client: client_answer(&question.model.clients, question.from.ip()),
         route: rule.map(route_answer),
         destinations: rule.map(shares_of).unwrap_or_default(),
         chosen: trace_chosen.map(|(destination, end)| chosen_answer(destination, &end)),
@@ -240,10 +251,10 @@ pub fn trace(image: &Image, from: SocketAddr, to: SocketAddr) -> Result<Option<T
 /// Tables with everything that a flow to `to` can meet: all VIPs and backends, but only its own rule's slots, because to
 /// fill those of ten thousand rules takes a while.
 fn fill(image: &Image, to: SocketAddr) -> Result<MemoryTables, MapsError> {
-    let vip = NonZeroU16::new(to.port()).map(|port| Vip { address: to.ip(), port });
-    let own = vip.and_then(|vip| image.vips.get(&vip));
-    let mut part = Image { vips: image.vips.clone(), backends: image.backends.clone(), ..Image::default() };
-    part.rules.extend(own.and_then(|id| Some((*id, image.rules.get(id)?.clone()))));
+    let own = image.vips.iter().filter(|(vip, _)| vip.socket() == to).map(|(_, to)| to.rule);
+    let (vips, clients, backends) = (image.vips.clone(), image.clients.clone(), image.backends.clone());
+    let mut part = Image { vips, clients, backends, ..Image::default() };
+    part.rules.extend(own.filter_map(|id| Some((id, image.rules.get(&id)?.clone()))));
     for destination in part.rules.values().flat_map(|table| &table.destinations) {
         let subset = destination.subset.and_then(|id| Some((id, image.subsets.get(&id)?.clone())));
         part.subsets.extend(subset);
@@ -327,6 +338,11 @@ fn listener_answer(listener: &Listener) -> ListenerAnswer {
         Protocol::Udp => "UDP",
     };
     ListenerAnswer { gateway, port: port.get(), protocol }
+}
+
+fn client_answer(clients: &Clients, address: IpAddr) -> Option<ClientAnswer> {
+    let (client, class) = (clients.get(address)?, clients.class(address)?);
+    Some(ClientAnswer { workload: client.workload.to_string(), class: class.to_string() })
 }
 
 fn route_answer(rule: &Rule) -> RouteAnswer {

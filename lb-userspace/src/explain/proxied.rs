@@ -209,6 +209,7 @@ impl<'r> Walk<'_, 'r> {
             path: &target.path,
             query: target.query,
             headers: &sent.headers,
+            client: self.router.client(self.question.from.ip()),
         };
         let Some(host) = self.host(chain, &request) else { return };
         if let Some(location) = host.https_redirect(&request) {

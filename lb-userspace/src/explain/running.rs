@@ -4,8 +4,8 @@
 use crate::{
     compile::{Host, Path},
     image::{
-        Backend, BackendId, Image, RuleDestination, RuleId, RuleTable, StatsId, SubsetId, SubsetMember, SubsetTable,
-        Vip,
+        Backend, BackendId, ClassId, Classes, Client, Image, RuleDestination, RuleId, RuleTable, StatsId, SubsetId,
+        SubsetMember, SubsetTable, Vip, VipRule,
     },
 };
 use lb_common::{flow::HashKey, table::Forwarding};
@@ -54,11 +54,16 @@ impl Running {
         let words: Vec<&str> = line.splitn(9, ' ').collect();
         match words[..] {
             ["revision", number] => self.revision = number.parse().ok()?,
-            ["vip", address, "rule", rule] => {
-                image.vips.insert(vip(address)?, RuleId(rule.parse().ok()?));
+            ["vip", address, "class", class, ref target @ ..] => {
+                let class = ClassId(class.parse().ok()?);
+                image.vips.insert(Vip { class, ..vip(address)? }, vip_rule(target)?);
             }
-            ["vip", address, "proxy"] => {
-                image.vips.insert(vip(address)?, RuleId::PROXY);
+            ["vip", address, ref target @ ..] => {
+                image.vips.insert(vip(address)?, vip_rule(target)?);
+            }
+            ["client", address, "class", class, "name", name] => {
+                let client = Client { class: ClassId(class.parse().ok()?), name: u64::from_str_radix(name, 16).ok()? };
+                image.clients.insert(address.parse().ok()?, client);
             }
             ["rule", id, hash, ..] => {
                 let id = RuleId(id.parse().ok()?);
@@ -109,7 +114,21 @@ impl Running {
 
 fn vip(text: &str) -> Option<Vip> {
     let address: SocketAddr = text.parse().ok()?;
-    Some(Vip { address: address.ip(), port: NonZeroU16::new(address.port())? })
+    Some(Vip::any(address.ip(), NonZeroU16::new(address.port())?))
+}
+
+fn vip_rule(words: &[&str]) -> Option<VipRule> {
+    let (words, classes) = match words {
+        [words @ .., "or", "by", "class"] => (words, Classes::Differ),
+        words => (words, Classes::Alike),
+    };
+    let rule = match words {
+        ["rule", rule] => RuleId(rule.parse().ok()?),
+        ["proxy"] => RuleId::PROXY,
+        ["none"] => RuleId::NONE,
+        _ => return None,
+    };
+    Some(VipRule { rule, classes })
 }
 
 /// Which table the indented lines belong to.

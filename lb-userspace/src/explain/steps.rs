@@ -3,7 +3,7 @@
 use super::{Answer, Question, Trace, Verdict, accepts, forwarding, proxied::why, request::Sent};
 use crate::{
     finding::Severity,
-    model::{self, Action, Door, Fate, Listener, Origin, Rule, Target},
+    model::{self, Action, Door, Fate, Listener, Origin, Rule, Share, Target},
 };
 use lb_common::pick::Outcome;
 use std::num::NonZeroU16;
@@ -15,6 +15,7 @@ const NAMED: usize = 20;
 pub(super) fn before(question: &Question<'_>, listener: Option<&Listener>) -> Vec<String> {
     let mut steps = Vec::new();
     steps.extend(client(question));
+    class(question, &mut steps);
     listeners(question, listener, &mut steps);
     if listener.is_none() {
         service(question, &mut steps);
@@ -71,6 +72,20 @@ fn at(origin: &Origin) -> String {
     format!("{}:{}", origin.file, origin.line)
 }
 
+/// What of that counts, where some rule asks.
+fn class(question: &Question<'_>, steps: &mut Vec<String>) {
+    let (clients, from) = (&question.model.clients, question.from.ip());
+    if clients.classes.is_empty() {
+        return;
+    }
+    steps.push(match (clients.get(from), clients.class(from)) {
+        (Some(client), Some(class)) => {
+            format!("{from} is {}, and of what rules ask of clients it has {class}", client.workload)
+        }
+        _ => format!("{from} is no Pod or WorkloadEntry that has something some rule asks of clients"),
+    });
+}
+
 /// The listener taken, and why others that come near are not it.
 fn listeners(question: &Question<'_>, taken: Option<&Listener>, steps: &mut Vec<String>) {
     let to = question.to;
@@ -89,6 +104,9 @@ fn listeners(question: &Question<'_>, taken: Option<&Listener>, steps: &mut Vec<
         .collect();
     for listener in others.iter().take(NAMED) {
         let why = match port(&listener.door) {
+            _ if accepts(&listener.door, question.host, to) && is_for_some(listener) => {
+                "the client is not one of those".to_owned()
+            }
             _ if accepts(&listener.door, question.host, to) => "another listener has this address first".to_owned(),
             port if port != to.port() => format!("its port is {port}"),
             _ => format!("{} is none of its addresses", to.ip()),
@@ -128,7 +146,7 @@ fn service(question: &Question<'_>, steps: &mut Vec<String>) {
     let entries = question.specs.service_entries.iter().filter(|entry| entry.spec.addresses.iter().any(has));
     let entries = entries.map(|entry| (entry.name(), entry.key.to_string(), entry.origin("")));
     let Some((name, key, origin)) = services.chain(entries).next() else { return };
-    let door = Door::Service { service: name.clone(), addresses: vec![to.ip()], port: number };
+    let door = Door::Service { service: name.clone(), addresses: vec![to.ip()], port: number, share: Share::default() };
     let routes = model::unfit(question.specs, question.identity, &door);
     let how = if routes.is_empty() { ": no VirtualService of the mesh speaks for it" } else { "" };
     steps.push(format!("{} is an address of {key} ({}){how}", to.ip(), at(&origin)));
@@ -137,6 +155,10 @@ fn service(question: &Question<'_>, steps: &mut Vec<String>) {
         steps.push(format!("{name} ({}) {}", at(&candidate.origin), candidate.fate));
     }
     rest(routes.len(), "routes", steps);
+}
+
+fn is_for_some(listener: &Listener) -> bool {
+    matches!(&listener.door, Door::Service { share, .. } if share.class.is_some())
 }
 
 fn rest(count: usize, what: &str, steps: &mut Vec<String>) {

@@ -25,6 +25,8 @@ id!(RuleId, "Position in the kernel's rule array. Freed by one revision, reused 
 impl RuleId {
     /// In place of a rule's number: the proxy on this host serves the VIP.
     pub const PROXY: RuleId = RuleId(lb_common::table::rule::PROXY);
+    /// In place of a rule's number: only some clients are served, and those of this class are not.
+    pub const NONE: RuleId = RuleId(lb_common::table::rule::NONE);
 }
 
 /// As it stands behind a VIP.
@@ -32,6 +34,7 @@ impl fmt::Display for RuleId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             RuleId::PROXY => write!(f, "proxy"),
+            RuleId::NONE => write!(f, "none"),
             RuleId(number) => write!(f, "rule {number}"),
         }
     }
@@ -41,16 +44,87 @@ id!(SubsetId, "Position in the kernel's subset array, with the same rule of reus
 id!(BackendId, "Key of the kernel's backend map. Never reused.");
 id!(StatsId, "Position in an array of counters, with the same rule of reuse.");
 
-/// An address and TCP port that clients connect to.
+/// A class of clients, with the same rule of reuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClassId(pub u8);
+
+impl ClassId {
+    /// Every client that nothing else is for.
+    pub const ANY: ClassId = ClassId(0);
+}
+
+/// An address and TCP port that clients of a class connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Vip {
     pub address: IpAddr,
     pub port: NonZeroU16,
+    pub class: ClassId,
+}
+
+impl Vip {
+    /// For every client that no class's entry is for.
+    pub const fn any(address: IpAddr, port: NonZeroU16) -> Vip {
+        Vip { address, port, class: ClassId::ANY }
+    }
+
+    pub const fn socket(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.port.get())
+    }
+}
+
+impl fmt::Display for Vip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.class {
+            ClassId::ANY => write!(f, "{}", self.socket()),
+            ClassId(class) => write!(f, "{} class {class}", self.socket()),
+        }
+    }
+}
+
+/// Where a VIP leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VipRule {
+    pub rule: RuleId,
+    pub classes: Classes,
+}
+
+/// Whether the class of a VIP's client is asked for: that costs a look-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Classes {
+    Alike,
+    /// Some class has an entry of its own.
+    Differ,
+}
+
+impl From<RuleId> for VipRule {
+    fn from(rule: RuleId) -> VipRule {
+        VipRule { rule, classes: Classes::Alike }
+    }
+}
+
+impl fmt::Display for VipRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.rule.fmt(f)?;
+        match self.classes {
+            Classes::Alike => Ok(()),
+            Classes::Differ => f.write_str(" or by class"),
+        }
+    }
+}
+
+/// The class of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    pub class: ClassId,
+    /// Hash of the class's name.
+    pub name: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Image {
-    pub vips: Sorted<Vip, RuleId>,
+    pub vips: Sorted<Vip, VipRule>,
+    /// By address: those whose class some VIP asks for.
+    pub clients: Sorted<IpAddr, Client>,
     pub rules: Sorted<RuleId, Arc<RuleTable>>,
     pub subsets: Sorted<SubsetId, Arc<SubsetTable>>,
     pub backends: Sorted<BackendId, Backend>,
@@ -112,7 +186,10 @@ pub fn name_hash(name: &str) -> u64 {
 impl fmt::Display for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (vip, rule) in &self.vips {
-            writeln!(f, "vip {} {rule}", SocketAddr::new(vip.address, vip.port.get()))?;
+            writeln!(f, "vip {vip} {rule}")?;
+        }
+        for (address, client) in &self.clients {
+            writeln!(f, "client {address} class {} name {:x}", client.class.0, client.name)?;
         }
         for (id, rule) in &self.rules {
             writeln!(f, "rule {} {:?} {}", id.0, rule.hash, rule.name)?;

@@ -47,7 +47,7 @@ impl fmt::Display for Fate {
             Fate::NotBound => "refused: not bound to this listener (spec.gateways)",
             Fate::NotExported => "refused: not exported to this agent's namespace (spec.exportTo)",
             Fate::HostsApart => "refused: none of its hosts is served here (spec.hosts)",
-            Fate::NoMatch => "refused: no match of it fits this port and address",
+            Fate::NoMatch => "refused: no match of it fits this port, address and client",
             Fate::After => "refused: the route taken comes before it",
             Fate::Delegate => "refused: a delegate, and no route here delegates to it",
             Fate::Outranked => "refused: a more specific or older VirtualService speaks for this host",

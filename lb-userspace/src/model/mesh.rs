@@ -1,13 +1,14 @@
 //! Listeners for traffic to Services themselves: ClusterIPs and ServiceEntry addresses, routed by VirtualServices bound to
 //! `mesh`.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
 use super::{
-    Action, Door, Listener, Protocol,
+    Action, Door, Listener, Protocol, Share,
     binding::{MESH, for_mesh_by_default, lists_mesh},
+    clients::{asked, asked_by},
     host,
     parse::{Context, Output, Services},
     proxied,
@@ -16,7 +17,8 @@ use super::{
 };
 use crate::{
     finding::{Severity, code},
-    snapshot::{Chain, Content},
+    snapshot::{Chain, ClientClass, Content},
+    spec::istio,
 };
 
 /// A tcp route that takes traffic to one address, and the match item by which it fits.
@@ -76,23 +78,16 @@ fn service_port<'s>(
     let Some(number) = std::num::NonZeroU16::new(port.number) else {
         return;
     };
-    let door = |addresses| Door::Service { service: service.name().clone(), addresses, port: number };
+    let door = |addresses, share| Door::Service { service: service.name().clone(), addresses, port: number, share };
     if let Some((protocol, chains)) = read(context, output, service, port, routed) {
-        let door = door(service.addresses.clone());
+        let door = door(service.addresses.clone(), Share::default());
         output.listeners.push(Listener { door, protocol, action: Action::Proxy(chains), origin });
         return;
     }
-    let carries_tcp = port.protocol != PortProtocol::Http;
-    let mut groups: Vec<(Option<Taken<'_>>, Vec<IpAddr>)> = Vec::new();
-    for address in &service.addresses {
-        let taken = if carries_tcp { take(output, service, *address, port.number, routed) } else { None };
-        match groups.iter_mut().find(|(other, _)| same(other, &taken)) {
-            Some((_, addresses)) => addresses.push(*address),
-            None => groups.push((taken, vec![*address])),
-        }
-    }
-    for (taken, addresses) in groups {
-        let action = match taken {
+    let groups = groups(context, output, service, port, routed);
+    let led_apart = |class: &Option<Arc<ClientClass>>| groups.iter().filter(|group| group.class == *class).count() > 1;
+    for group in &groups {
+        let action = match group.taken {
             Some(route) => {
                 let Output { clusters, findings, .. } = &mut *output;
                 route::action(context, clusters, findings, route, port.number, MESH)
@@ -103,8 +98,57 @@ fn service_port<'s>(
             None => continue,
         };
         let protocol = if matches!(action, Action::Proxy(_)) { protocol(port.protocol) } else { Protocol::Tcp };
-        output.listeners.push(Listener { door: door(addresses), protocol, action, origin: origin.clone() });
+        if let (Some(class), Some((candidate, at, _)), Action::Proxy(_)) = (&group.class, group.taken, &action) {
+            let message = format!(
+                "the route is for some clients only ({class}), and the proxy is not for some only: it is left out for {}",
+                service.host
+            );
+            let remedy = "Let the route hold for every client, or take the TLS setting from its destination.";
+            let path = format!("spec.tcp[{at}]");
+            output.findings.push(candidate.finding(Severity::Warning, code::UNSUPPORTED, path, message, remedy));
+            continue;
+        }
+        let at = group.addresses.first().copied().filter(|_| led_apart(&group.class));
+        let door = door(group.addresses.clone(), Share { at, class: group.class.clone() });
+        output.listeners.push(Listener { door, protocol, action, origin: origin.clone() });
     }
+}
+
+/// Addresses of a Service, and clients, whose traffic goes one way.
+struct Group<'s> {
+    /// `None`: every client that no other group of the address is for.
+    class: Option<Arc<ClientClass>>,
+    addresses: Vec<IpAddr>,
+    taken: Option<Taken<'s>>,
+}
+
+/// First those for all clients, then what is other for some.
+fn groups<'s>(
+    context: &Context<'s>,
+    output: &mut Output<'s>,
+    service: &Service,
+    port: &Port,
+    routed: &[&'s VirtualService],
+) -> Vec<Group<'s>> {
+    let mut groups: Vec<Group<'s>> = Vec::new();
+    let carries_tcp = port.protocol != PortProtocol::Http;
+    let asks = routed.iter().any(|service| !asked_by(&service.spec).is_empty());
+    let classes = context.clients.classes.iter().filter(|_| asks && carries_tcp).map(|class| Some(class.clone()));
+    for class in std::iter::once(None).chain(classes) {
+        for address in &service.addresses {
+            let asked = (*address, port.number, class.as_deref());
+            let taken = if carries_tcp { take(output, asked, routed) } else { None };
+            let is_all = |group: &&Group<'_>| group.class.is_none() && group.addresses.contains(address);
+            if class.is_some() && groups.iter().find(is_all).is_some_and(|group| same(&group.taken, &taken)) {
+                continue;
+            }
+            match groups.iter_mut().find(|group| group.class == class && same(&group.taken, &taken)) {
+                Some(group) => group.addresses.push(*address),
+                None => groups.push(Group { class: class.clone(), addresses: vec![*address], taken }),
+            }
+        }
+    }
+    groups
 }
 
 fn same(a: &Option<Taken<'_>>, b: &Option<Taken<'_>>) -> bool {
@@ -151,18 +195,15 @@ fn read<'s>(
     }
 }
 
-/// The first route that fits an address and port, VirtualServices oldest first. Those after it are noted as unreachable.
-fn take<'v>(
-    output: &mut Output<'_>,
-    service: &Service,
-    address: IpAddr,
-    port: u16,
-    routed: &[&'v VirtualService],
-) -> Option<Taken<'v>> {
+/// An address, a port, and the class of the client; `None`: one of no class.
+type Asked<'c> = (IpAddr, u16, Option<&'c ClientClass>);
+
+/// The first route that fits, VirtualServices oldest first. Those after it are noted as unreachable.
+fn take<'v>(output: &mut Output<'_>, asked: Asked<'_>, routed: &[&'v VirtualService]) -> Option<Taken<'v>> {
     let mut taken: Option<Taken<'v>> = None;
     for candidate in routed {
         for at in 0..candidate.spec.tcp.len() {
-            let Some(item) = fits(output, service, candidate, at, address, port) else {
+            let Some(item) = fits(candidate, at, asked) else {
                 continue;
             };
             match taken {
@@ -177,44 +218,22 @@ fn take<'v>(
     taken
 }
 
-/// `Some(match index)` where a route fits. Matches on the client are left out, never widened.
-fn fits(
-    output: &mut Output<'_>,
-    service: &Service,
-    candidate: &VirtualService,
-    at: usize,
-    address: IpAddr,
-    port: u16,
-) -> Option<Option<usize>> {
+/// `Some(match index)` where a route fits.
+fn fits(candidate: &VirtualService, at: usize, (address, port, client): Asked<'_>) -> Option<Option<usize>> {
     let items = &candidate.spec.tcp[at].r#match;
     let default = for_mesh_by_default(&candidate.spec);
     if items.is_empty() {
         return default.then_some(None);
     }
-    for (index, item) in items.iter().enumerate() {
-        let Some(item) = item else {
-            if default {
-                return Some(Some(index));
-            }
-            continue;
-        };
+    let fits = |item: &Option<istio::L4Match>| {
+        let Some(item) = item else { return default };
         let mesh = if item.gateways.is_empty() { default } else { lists_mesh(&item.gateways) };
-        let port_fits = item.port.is_none_or(|wanted| wanted == 0 || wanted == u32::from(port));
         let subnets = &item.destination_subnets;
-        if !mesh || !port_fits || !(subnets.is_empty() || subnets.iter().any(|subnet| contains(subnet, address))) {
-            continue;
-        }
-        if item.source_labels.is_empty() && item.source_namespace.as_deref().unwrap_or_default().is_empty() {
-            return Some(Some(index));
-        }
-        let field = if item.source_labels.is_empty() { "sourceNamespace" } else { "sourceLabels" };
-        let message =
-            format!("matching on the client ({field}) is not carried out; this match is left out for {}", service.host);
-        let path = format!("spec.tcp[{at}].match[{index}].{field}");
-        let remedy = "Remove it to let the route hold for every client.";
-        output.findings.push(candidate.finding(Severity::Warning, code::UNSUPPORTED, path, message, remedy));
-    }
-    None
+        mesh && item.port.is_none_or(|wanted| wanted == 0 || wanted == u32::from(port))
+            && (subnets.is_empty() || subnets.iter().any(|subnet| contains(subnet, address)))
+            && asked(&item.source_labels, item.source_namespace.as_deref()).is_none_or(|asked| asked.fits(client))
+    };
+    items.iter().position(fits).map(Some)
 }
 
 pub(super) fn contains(subnet: &str, address: IpAddr) -> bool {

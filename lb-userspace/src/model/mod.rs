@@ -13,6 +13,7 @@ use std::{
 
 mod binding;
 mod candidates;
+mod clients;
 mod gateway;
 mod host;
 mod lint;
@@ -30,7 +31,7 @@ mod workloads;
 #[cfg(test)]
 mod tests;
 
-pub use crate::snapshot::{Broken as BrokenReason, ClusterName};
+pub use crate::snapshot::{Broken as BrokenReason, ClientClass, Clients, ClusterName};
 pub use crate::spec::{ObjectName, Origin};
 pub use candidates::{Candidate, Fate, candidates, unfit};
 pub use lint::{analyze, excuse};
@@ -48,6 +49,8 @@ pub struct Model {
     pub clusters: BTreeMap<ClusterName, Arc<Cluster>>,
     /// Those of them that the proxy uses, as it uses them.
     pub upstreams: BTreeMap<ClusterName, Arc<crate::snapshot::Cluster>>,
+    /// Who is whose client, where some mesh rule asks.
+    pub clients: Arc<Clients>,
 }
 
 /// Something clients connect to.
@@ -66,7 +69,24 @@ pub enum Door {
     /// A Gateway server. Without `bind` it listens on every address of the agent (interfaces and `--vip`).
     Gateway { gateway: ObjectName, bind: Option<IpAddr>, port: NonZeroU16 },
     /// A Service's ClusterIPs, or a ServiceEntry's addresses (mesh traffic).
-    Service { service: ObjectName, addresses: Vec<IpAddr>, port: NonZeroU16 },
+    Service { service: ObjectName, addresses: Vec<IpAddr>, port: NonZeroU16, share: Share },
+}
+
+/// Which part of a Service port's traffic a listener is for, where not all of it goes one way. The default is for all that no other part
+/// is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Share {
+    /// The first of its addresses, where the Service's addresses are led apart.
+    pub at: Option<IpAddr>,
+    /// Clients of this class only.
+    pub class: Option<Arc<ClientClass>>,
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.at.map_or(Ok(()), |at| write!(f, " at {at}"))?;
+        self.class.as_ref().map_or(Ok(()), |class| write!(f, " for {class}"))
+    }
 }
 
 /// Identity of a listener, for people and for ids.
@@ -77,7 +97,7 @@ impl fmt::Display for Door {
                 write!(f, "gateway {gateway} {}", SocketAddr::new(*address, port.get()))
             }
             Door::Gateway { gateway, bind: None, port } => write!(f, "gateway {gateway} :{port}"),
-            Door::Service { service, port, .. } => write!(f, "service {service} :{port}"),
+            Door::Service { service, port, share, .. } => write!(f, "service {service} :{port}{share}"),
         }
     }
 }

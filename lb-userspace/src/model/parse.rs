@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     Listener, Model,
     binding::Bindings,
-    gateway, lint, mesh,
+    clients, gateway, lint, mesh,
     policy::Policies,
     registry::Registry,
     route::{Clusters, Usage},
@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     finding::{self, Finding},
+    snapshot::Clients,
     spec::{Object, Specs, istio},
 };
 
@@ -68,6 +69,7 @@ pub(super) struct Context<'s> {
     pub registry: &'s Registry,
     pub policies: &'s Policies<'s>,
     pub bindings: &'s Bindings<'s>,
+    pub clients: Arc<Clients>,
     /// In the order in which they are asked: oldest first.
     pub virtual_services: Vec<&'s Arc<Object<istio::VirtualService>>>,
 }
@@ -88,8 +90,15 @@ pub fn parse(specs: &Specs, identity: &Identity) -> (Model, Vec<Finding>) {
     let mut virtual_services: Vec<_> = specs.virtual_services.iter().collect();
     virtual_services.sort_by_key(|service| (service.created, service.name().clone()));
     let bindings = Bindings::new(&virtual_services, identity);
-    let context =
-        Context { bindings: &bindings, specs, identity, registry: &registry, policies: &policies, virtual_services };
+    let context = Context {
+        bindings: &bindings,
+        clients: Arc::new(clients::clients(specs)),
+        specs,
+        identity,
+        registry: &registry,
+        policies: &policies,
+        virtual_services,
+    };
     let mut output = Output {
         listeners: Vec::new(),
         clusters: Clusters::new(&workloads),
@@ -101,11 +110,12 @@ pub fn parse(specs: &Specs, identity: &Identity) -> (Model, Vec<Finding>) {
     lint::references(&context, &mut output);
     lint::endpoints(&context, &mut output);
     unsupported::fields(&context, &output.listeners, &mut output.findings);
+    clients::unmet(&context, &mut output.findings);
     output.usage.report(&context, &mut output.findings);
     let Output { mut listeners, clusters, mut findings, .. } = output;
     listeners.sort_by(|a, b| a.door.cmp(&b.door));
     finding::sort(&mut findings);
     let listeners = listeners.into_iter().map(Arc::new).collect();
     let (clusters, upstreams) = clusters.into_maps();
-    (Model { listeners, clusters, upstreams }, findings)
+    (Model { listeners, clusters, upstreams, clients: context.clients.clone() }, findings)
 }

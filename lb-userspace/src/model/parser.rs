@@ -132,6 +132,9 @@ fn share(model: &mut Model, former: &Model) {
             *listener = old.clone();
         }
     }
+    if model.clients == former.clients {
+        model.clients = former.clients.clone();
+    }
     for (name, cluster) in &mut model.clusters {
         if let Some(old) = former.clusters.get(name).filter(|old| *old == cluster) {
             *cluster = old.clone();

@@ -6,9 +6,9 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
 };
 
-use super::{binding, host, parse::Identity, workloads::SERVICE_NAME};
+use super::{binding, clients::asked_by, host, parse::Identity, workloads::SERVICE_NAME};
 use crate::spec::{
-    Change, Key, Manifest, Object,
+    Change, Key, Kind, Manifest, Object,
     istio::{Labels, ServiceEntry, VirtualService},
     kubernetes::TargetRef,
 };
@@ -122,8 +122,22 @@ impl Links {
         [&mut self.shared, &mut self.asking, &mut self.offering]
     }
 
+    /// Whether some rule tells clients apart.
+    fn has_clients(&self) -> bool {
+        let wide = self.wide.iter().filter_map(|key| self.nodes.get(key));
+        wide.into_iter().any(|node| match &node.manifest {
+            Manifest::VirtualService(object) => !asked_by(&object.spec).is_empty(),
+            _ => false,
+        })
+    }
+
     /// Takes changes in. `None`: they reach further than can be told.
     pub fn follow(&mut self, changes: &[Change], identity: &Identity) -> Option<Reach> {
+        // Who is a client is everybody's business where clients are told apart.
+        let is_client = |change: &Change| matches!(change.key.kind, Kind::Pod | Kind::WorkloadEntry);
+        if changes.iter().any(is_client) && self.has_clients() {
+            return None;
+        }
         let changed: Vec<Key> = changes.iter().map(|change| change.key.clone()).collect();
         let mut reach = Reach { manifests: BTreeMap::new(), keys: BTreeSet::new(), names: HashSet::new() };
         let before = self.spread(&changed, &mut reach);
@@ -249,7 +263,7 @@ fn service_entry(object: &Object<ServiceEntry>, names: &mut Names) {
 
 fn virtual_service(object: &Object<VirtualService>, identity: &Identity, names: &mut Names) {
     let (spec, namespace) = (&object.spec, object.namespace());
-    names.wide = !spec.http.is_empty() || !spec.tls.is_empty();
+    names.wide = !spec.http.is_empty() || !spec.tls.is_empty() || !asked_by(spec).is_empty();
     // At a gateway hosts only say which servers are meant, and all that share a port are reached anyhow.
     for host in spec.hosts.iter().filter(|_| binding::for_mesh(spec)) {
         let full = host::expand(host, namespace, &identity.cluster_domain);

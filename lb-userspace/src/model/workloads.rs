@@ -287,7 +287,7 @@ fn named(ports: &[EndpointPort], name: &str) -> Option<u16> {
         .filter(|port| *port != 0)
 }
 
-fn pod_addresses(pod: &Pod) -> Vec<IpAddr> {
+pub(super) fn pod_addresses(pod: &Pod) -> Vec<IpAddr> {
     let listed = pod.status.pod_ips.iter().map(|ip| &ip.ip);
     let mut out: Vec<IpAddr> = listed.chain(&pod.status.pod_ip).filter_map(|ip| ip.parse().ok()).collect();
     out.sort();
@@ -297,8 +297,13 @@ fn pod_addresses(pod: &Pod) -> Vec<IpAddr> {
 
 /// A Pod takes traffic when its condition `Ready` is `True` and it has not ended.
 fn is_ready(pod: &Pod) -> bool {
-    let ended = matches!(pod.status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    !ended && pod.status.conditions.iter().any(|condition| condition.r#type == "Ready" && condition.status == "True")
+    !has_ended(pod)
+        && pod.status.conditions.iter().any(|condition| condition.r#type == "Ready" && condition.status == "True")
+}
+
+/// Another Pod may have its address now.
+pub(super) fn has_ended(pod: &Pod) -> bool {
+    matches!(pod.status.phase.as_deref(), Some("Succeeded" | "Failed"))
 }
 
 fn pod_port(pod: &Pod, target: &TargetPort) -> Option<u16> {

@@ -6,7 +6,7 @@ use crate::{
         MapsError,
         kernel::{Entry, FamilyMaps, Plain},
     },
-    image::{BackendId, RuleDestination},
+    image::{BackendId, RuleDestination, Vip},
     slots::encode::Encode,
 };
 use lb_common::{
@@ -81,7 +81,7 @@ impl State {
     }
 
     fn swept(&mut self, mut sweep: Sweep) {
-        sweep.listeners.extend(self.image.vips.keys().map(|vip| SocketAddr::new(vip.address, vip.port.get())));
+        sweep.listeners.extend(self.image.vips.keys().map(Vip::socket));
         sweep.backends.extend(self.image.backends.values().map(|backend| backend.address));
         self.maps.retain_endpoints(PortUse::Listen, &sweep.listeners);
         self.maps.retain_endpoints(PortUse::Backend, &sweep.backends);

@@ -116,6 +116,7 @@ async fn answer(
         path: &target.path,
         query: target.query,
         headers: &headers,
+        client: revision.prepared.router().client(client.peer.ip().to_canonical()),
     };
     if let Some(location) = host.https_redirect(&view) {
         return Ok((reply::redirect(StatusCode::MOVED_PERMANENTLY, &location), None));

@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt, sync::Arc};
 use http::{HeaderMap, HeaderName};
 
 use super::pattern::{BadPattern, Patterns, Text};
-use crate::snapshot::{Case, Condition, HeaderCondition, StringMatch, UriMatch};
+use crate::snapshot::{Case, ClientClass, ClientMatch, Condition, HeaderCondition, StringMatch, UriMatch};
 
 /// A request, as far as routes look at it.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,8 @@ pub struct Request<'r> {
     /// Without the question mark.
     pub query: Option<&'r str>,
     pub headers: &'r HeaderMap,
+    /// Of whoever connects; `None`: nobody knows them.
+    pub client: Option<&'r ClientClass>,
 }
 
 /// The first part of a condition that does not fit.
@@ -31,6 +33,7 @@ pub enum Mismatch<'c> {
     Authority,
     Header(&'c str),
     Query(&'c str),
+    Client(&'c ClientMatch),
 }
 
 impl fmt::Display for Mismatch<'_> {
@@ -42,6 +45,7 @@ impl fmt::Display for Mismatch<'_> {
             Mismatch::Authority => f.write_str("authority does not fit"),
             Mismatch::Header(name) => write!(f, "header {name} does not fit"),
             Mismatch::Query(name) => write!(f, "query parameter {name} does not fit"),
+            Mismatch::Client(asked) => write!(f, "the client does not have {asked}"),
         }
     }
 }
@@ -77,6 +81,7 @@ pub(super) struct Matcher {
     authority: Option<Text>,
     headers: Vec<(HeaderName, HeaderText)>,
     query: Vec<(Arc<str>, Option<Text>)>,
+    client: Option<ClientMatch>,
 }
 
 #[derive(Debug)]
@@ -110,7 +115,8 @@ impl Matcher {
         for (name, value) in &condition.query {
             query.push((name.clone(), value.as_ref().map(|value| Text::new(value, patterns)).transpose()?));
         }
-        Ok(Matcher { uri, scheme, method, authority, headers, query })
+        let client = condition.client.clone();
+        Ok(Matcher { uri, scheme, method, authority, headers, query, client })
     }
 
     pub fn fits(&self, request: &Request<'_>) -> Result<(), Mismatch<'_>> {
@@ -137,6 +143,9 @@ impl Matcher {
             if !fits {
                 return Err(Mismatch::Query(name));
             }
+        }
+        if let Some(asked) = self.client.as_ref().filter(|asked| !asked.fits(request.client)) {
+            return Err(Mismatch::Client(asked));
         }
         Ok(())
     }

@@ -4,12 +4,18 @@
 //! The way of a connection is `Router::door` -> `Door::chain` -> for HTTP `Chain::host` -> `Host::route` -> `Rule`'s methods.
 //! All of these are views of one [`Router`], which holds everything that is compiled once for a revision.
 
-use std::{collections::HashMap, fmt, net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use lb_common::flow::FlowHash;
 
 use crate::snapshot::{
-    self, Action, Cluster, ClusterName, Content, Destination, Outcome, RuleSource, Snapshot, TcpRoute, VirtualHost,
+    self, Action, ClientClass, Cluster, ClusterName, Content, Destination, Outcome, RuleSource, Snapshot, TcpRoute,
+    VirtualHost,
 };
 
 mod chance;
@@ -134,6 +140,11 @@ impl Router {
         let is_own = |at: &&usize| self.snapshot.listeners[**at].addresses == snapshot::Addresses::Own;
         let at = all.iter().filter(accepts).min_by_key(|at| is_own(at))?;
         Some(Door { listener: &self.snapshot.listeners[*at], table: &self.listeners[*at], position: *at })
+    }
+
+    /// What rules may ask of whoever connects from an address.
+    pub fn client(&self, address: IpAddr) -> Option<&ClientClass> {
+        self.snapshot.clients.class(address).map(|class| &**class)
     }
 
     /// `None`: there is no such cluster (a broken destination has none).

@@ -1,7 +1,7 @@
 //! Described tables to arena words and kernel values: the writing side of `lb_common::table`'s layouts.
 
 use super::{maglev, shares};
-use crate::image::{Backend, RuleTable, SubsetTable, name_hash};
+use crate::image::{Backend, Classes, Client, RuleId, RuleTable, SubsetTable, VipRule, name_hash};
 use lb_common::{
     flow::{V4, V6},
     table::{self, rule},
@@ -75,6 +75,25 @@ pub fn subset(table: &SubsetTable) -> Vec<u32> {
         );
     }
     words
+}
+
+/// What a VIP's key leads to.
+pub fn vip(target: &VipRule) -> u32 {
+    match target.classes {
+        Classes::Alike => target.rule.0,
+        Classes::Differ => target.rule.0 | rule::CLASSES,
+    }
+}
+
+/// The same backwards.
+pub fn vip_rule(word: u32) -> VipRule {
+    let classes = if word & rule::CLASSES == 0 { Classes::Alike } else { Classes::Differ };
+    VipRule { rule: RuleId(word & !rule::CLASSES), classes }
+}
+
+/// What is known of a client.
+pub fn client(client: &Client) -> table::Client {
+    table::Client { name: client.name, class: u32::from(client.class.0), reserved: 0 }
 }
 
 /// The bits by which the data path's filter knows an endpoint of either family.

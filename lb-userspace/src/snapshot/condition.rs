@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::ClientMatch;
+
 /// Every part that is there must fit. The default fits everything.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Condition {
@@ -16,6 +18,8 @@ pub struct Condition {
     pub headers: Vec<(Arc<str>, HeaderCondition)>,
     /// By name; `None`: the parameter must be there, whatever its value. Only its first occurrence counts.
     pub query: Vec<(Arc<str>, Option<StringMatch>)>,
+    /// Of whoever connects.
+    pub client: Option<ClientMatch>,
 }
 
 impl Condition {

@@ -1,7 +1,7 @@
 //! What the proxy carries out in one revision: plain immutable data that can go over a socket. It decides nothing (that is
 //! `router`'s) and knows neither Istio's objects nor how they were merged (that is `model`'s).
 //!
-//! Everything in it is resolved: short names are full, matches on ports, gateways and labels have been decided, and
+//! Everything in it is resolved: short names are full, matches on ports, gateways and a gateway's labels have been decided, and
 //! lists of alternatives are routes of their own, in the order in which they are asked.
 
 use std::{
@@ -15,12 +15,13 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 mod action;
+mod clients;
 mod cluster;
 mod condition;
 mod route;
 mod tls;
 
-pub use self::{action::*, cluster::*, condition::*, route::*, tls::*};
+pub use self::{action::*, clients::*, cluster::*, condition::*, route::*, tls::*};
 
 /// One revision of everything.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -30,6 +31,7 @@ pub struct Snapshot {
     pub listeners: Vec<Listener>,
     /// Sorted by name; every cluster that some destination names and that exists.
     pub clusters: Vec<Arc<Cluster>>,
+    pub clients: Arc<Clients>,
 }
 
 impl Snapshot {

@@ -28,6 +28,7 @@ fn destination(host: &str) -> Destination {
 fn route(outcome: Outcome) -> Route {
     let text = StringMatch::Regex("a+".into());
     let condition = Condition {
+        client: Some(ClientMatch { labels: [("app".into(), "a".into())].into(), namespace: None }),
         uri: Some(UriMatch { text: StringMatch::Prefix("/x".into()), case: Case::Ignored }),
         scheme: Some(text.clone()),
         method: Some(StringMatch::Exact("GET".into())),
@@ -70,6 +71,12 @@ fn tls() -> ServerTls {
         alpn: vec!["h2".into(), "http/1.1".into()],
         place: place(4),
     }
+}
+
+fn clients() -> Clients {
+    let class = ClientClass { labels: [("app".into(), "a".into())].into(), namespace: Some("shop".into()) };
+    let client = Client { address: [10, 0, 0, 9].into(), class: 0, workload: "Pod shop/a".into() };
+    Clients { classes: vec![Arc::new(class)], members: vec![client] }
 }
 
 fn example() -> Snapshot {
@@ -138,7 +145,7 @@ fn example() -> Snapshot {
         chains: vec![chain],
         place: place(1),
     };
-    Snapshot { revision: 7, listeners: vec![listener], clusters: vec![Arc::new(cluster)] }
+    Snapshot { revision: 7, listeners: vec![listener], clusters: vec![Arc::new(cluster)], clients: Arc::new(clients()) }
 }
 
 #[test]

@@ -162,7 +162,7 @@ impl Production {
         let table = RuleTable { name: "bench".into(), hash, destinations: vec![destination] };
         self.maps.apply(&Op::PutRule(rule, Arc::new(table)))?;
         let port = NonZeroU16::new(PORT).context("no port")?;
-        self.maps.apply(&Op::PutVip(Vip { address: vip, port }, rule))?;
+        self.maps.apply(&Op::PutVip(Vip::any(vip, port), rule.into()))?;
         Ok(())
     }
 

@@ -58,7 +58,8 @@ fn measure(report: &mut Report, what: &str, router: &Router, path: &str, rule: u
     for (name, value) in [("end-user", "u999"), ("accept", "*/*"), ("user-agent", "x")] {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    let request = Request { scheme: "http", method: "GET", authority: HOST, path, query: None, headers: &headers };
+    let request =
+        Request { scheme: "http", method: "GET", authority: HOST, path, query: None, headers: &headers, client: None };
     let find = || router.door(to)?.chain(None)?.host(HOST)?.route(black_box(&request)).map(|rule| rule.at);
     ensure!(find() == Some(rule), "{what}: {:?} in place of rule {rule}", find());
     let round = || {

@@ -38,7 +38,7 @@ struct Loaded {
     identity: Identity,
 }
 
-const EXAMPLES: [&str; 5] = ["tcp-echo", "three-way", "rejected-share", "source-ip", "mesh"];
+const EXAMPLES: [&str; 6] = ["tcp-echo", "three-way", "rejected-share", "source-ip", "mesh", "mesh-clients"];
 /// Cases of `tests/golden/explain` with listeners that the kernel serves.
 const CASES: [&str; 3] = ["kind-virtual-service-tcp", "kind-service-endpoints", "order-by-name"];
 

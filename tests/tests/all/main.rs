@@ -1,5 +1,6 @@
 //! All tests that cross rooms, in one binary: linking is the slowest part of building tests.
 
+mod clients;
 mod config;
 mod explains;
 mod flows;

@@ -18,10 +18,10 @@ use meltemi::{
         kernel::Left,
         memory::{InMemory, MemoryTables},
     },
-    image::{Backend, BackendId, Image, RuleId, RuleTable, StatsId, SubsetId, Vip},
+    image::{Backend, BackendId, Image, RuleId, RuleTable, StatsId, SubsetId, Vip, VipRule},
     model::{
         Action, BrokenReason, Cluster, ClusterName, Destination, Door, Endpoint, HashKey, Listener, Model, ObjectName,
-        Origin, Protocol, Rule, Target,
+        Origin, Protocol, Rule, Share, Target,
     },
     plan::{Op, diff},
 };
@@ -137,6 +137,7 @@ impl Config {
                     service: object("s"),
                     addresses: vec![ip(SERVICE)],
                     port: NonZeroU16::new(BACKEND_PORT).unwrap(),
+                    share: Share::default(),
                 },
             };
             let destinations = written.destinations.iter().map(|(weight, cluster)| match cluster {
@@ -328,8 +329,8 @@ fn left(tables: &MemoryTables) -> Left {
     }
     for vip in vips() {
         let id = if vip.is_ipv4() { left_vip::<V4>(tables, vip) } else { left_vip::<V6>(tables, vip) };
-        let vip = Vip { address: vip.ip(), port: NonZeroU16::new(vip.port()).unwrap() };
-        left.vips.extend(id.map(|id| (vip, RuleId(id))));
+        let vip = Vip::any(vip.ip(), NonZeroU16::new(vip.port()).unwrap());
+        left.vips.extend(id.map(|id| (vip, meltemi::slots::encode::vip_rule(id))));
     }
     left
 }
@@ -467,7 +468,7 @@ fn run(steps: &[Step], percent: u32, rng: &mut TestRng) -> Result<u64, String> {
     let mut steady = 0;
     inspect(&agent.tables, &Legal { configs: &[config.clone()] }, &mut steady, &[])?;
     let left = left(&agent.tables);
-    let vips: BTreeMap<Vip, RuleId> = left.vips.iter().copied().collect();
+    let vips: BTreeMap<Vip, VipRule> = left.vips.iter().copied().collect();
     let backends: BTreeMap<BackendId, Backend> = left.backends.iter().copied().collect();
     let rules: BTreeSet<RuleId> = left.rules.iter().map(|(_, id)| *id).collect();
     let subsets: BTreeSet<SubsetId> = left.subsets.iter().map(|(_, id)| *id).collect();

@@ -6,6 +6,7 @@ mod text;
 
 use super::{
     CANNOT_ASK, NOT_PERMITTED, ask,
+    client::From,
     configuration::Configuration,
     run::{ForwardingArg, IdentityArgs},
 };
@@ -39,9 +40,9 @@ pub struct Args {
     /// Files or directories of manifests.
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// The client's address and port.
-    #[arg(long, value_name = "ADDR:PORT")]
-    from: SocketAddr,
+    /// The client: its address and port, or a Pod of the files: [NAMESPACE/]POD[:PORT].
+    #[arg(long, value_name = "ADDR:PORT|POD")]
+    from: From,
     /// The address and port it connects to.
     #[arg(long, value_name = "ADDR:PORT")]
     to: SocketAddr,
@@ -127,13 +128,14 @@ fn report(args: &Args) -> Result<Report, (u8, String)> {
     let (host, assumed) = host(args, &configuration);
     let http = args.http.as_deref().map(|line| HttpRequest::parse(line, &args.header)).transpose();
     let sent = Sent { sni: args.sni.clone(), http: http.map_err(|bad| cannot(bad.to_string()))? };
-    let mut answer = answer(args, &configuration, &identity, &host, &sent).map_err(cannot)?;
+    let from = args.from.resolve(&configuration.specs, args.to.ip()).map_err(cannot)?;
+    let mut answer = answer((from, args.to), &configuration, &identity, &host, &sent).map_err(cannot)?;
     if let Some(step) = assumed {
         answer.steps.insert(0, step);
     }
     let live = match args.live {
         false => None,
-        true => live::ask(&Pins::new(&args.pin), args.from, args.to, &answer).map_err(|error| {
+        true => live::ask(&Pins::new(&args.pin), from, args.to, &answer).map_err(|error| {
             let status = match error {
                 ProbeError::Known => CANNOT_ASK,
                 _ => NOT_PERMITTED,
@@ -153,7 +155,7 @@ fn report(args: &Args) -> Result<Report, (u8, String)> {
 }
 
 fn answer(
-    args: &Args,
+    (from, to): (SocketAddr, SocketAddr),
     configuration: &Configuration,
     identity: &Identity,
     host: &Host,
@@ -165,13 +167,13 @@ fn answer(
         model: &configuration.model,
         findings: &configuration.findings,
         host,
-        from: args.from,
-        to: args.to,
+        from,
+        to,
         sent,
     };
     explain::explain(&question)
         .map_err(|error| error.to_string())?
-        .ok_or_else(|| format!("--from {} and --to {} are not of one address family", args.from, args.to))
+        .ok_or_else(|| format!("--from {from} and --to {to} are not of one address family"))
 }
 
 /// The host to answer for, and a step that says what was assumed about it.

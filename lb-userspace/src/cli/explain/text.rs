@@ -24,6 +24,9 @@ pub fn text(report: &Report, colour: bool) -> String {
     if let Some(listener) = &answer.listener {
         row("listener", &format!("{} port {} {}", listener.gateway, listener.port, listener.protocol));
     }
+    if let Some(client) = &answer.client {
+        row("client", &format!("{}  {}", client.workload, client.class));
+    }
     if let Some(route) = &answer.route {
         let name = route.virtual_service.as_deref().unwrap_or("none: all endpoints");
         let item = route.r#match.map(|item| format!(".match[{item}]")).unwrap_or_default();

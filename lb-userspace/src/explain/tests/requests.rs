@@ -116,6 +116,7 @@ fn expected<'r>(router: &'r Router, to: SocketAddr, sent: &HttpRequest) -> (Expe
         path: &target.path,
         query: target.query,
         headers: &sent.headers,
+        client: None,
     };
     let Some(host) = chain.host(&sent.authority) else {
         let status = if chain.is_misdirected(&sent.authority) { 421 } else { 404 };
@@ -210,6 +211,7 @@ fn check(at: usize, picks: &Picks) -> Result<(), TestCaseError> {
             path: &target.path,
             query: target.query,
             headers: &sent.headers,
+            client: None,
         };
         let found = rule.rewrite(&request);
         prop_assert_eq!((&*rewritten.path, &rewritten.method), (&*found.path_and_query, &sent.method), "{}", said);

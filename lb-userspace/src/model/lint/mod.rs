@@ -31,7 +31,7 @@ use crate::{
     finding::{self, Finding, Severity},
     spec::Specs,
 };
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 pub(super) use endpoints::endpoints;
 pub(super) use references::references;
@@ -74,8 +74,15 @@ pub fn analyze(specs: &Specs, identity: &Identity) -> Vec<Finding> {
     let mut virtual_services: Vec<_> = specs.virtual_services.iter().collect();
     virtual_services.sort_by_key(|service| (service.created, service.name().clone()));
     let bindings = Bindings::new(&virtual_services, identity);
-    let context =
-        Context { bindings: &bindings, specs, identity, registry: &registry, policies: &policies, virtual_services };
+    let context = Context {
+        bindings: &bindings,
+        clients: Arc::default(),
+        specs,
+        identity,
+        registry: &registry,
+        policies: &policies,
+        virtual_services,
+    };
     let view = View::new(&context, &workloads);
     let mut findings = Vec::new();
     for analysis in [

@@ -45,6 +45,7 @@ pub fn condition(item: &HttpMatch) -> Condition {
         authority: item.authority.as_ref().and_then(text),
         headers: with.chain(without).collect(),
         query: item.query_params.iter().map(|(key, value)| (key.as_str().into(), text(value))).collect(),
+        client: None,
     }
 }
 

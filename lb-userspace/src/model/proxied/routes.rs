@@ -11,12 +11,15 @@ use crate::{
     finding::{Severity, code},
     model::{
         binding::{for_mesh_by_default, gateway_name, lists_mesh},
+        clients,
         parse::{Context, Output},
         route::{self, VirtualService},
         workloads::matches,
     },
     router::Patterns,
-    snapshot::{Action, Condition, Destination, Mirror, Outcome, Route, RouteKind, RuleSource, Split, StringMatch},
+    snapshot::{
+        Action, ClientMatch, Condition, Destination, Mirror, Outcome, Route, RouteKind, RuleSource, Split, StringMatch,
+    },
     spec::{
         ObjectName,
         istio::{HttpMatch, HttpRoute},
@@ -96,10 +99,10 @@ fn conditions(
     }
     let mut found = Vec::new();
     for (at, item) in items.iter().enumerate() {
-        if !is_here(context, output, root, entry, (at, item), site) {
+        if !is_here(context, root, item, site) {
             continue;
         }
-        let condition = condition::condition(item);
+        let condition = Condition { client: client(item, site), ..condition::condition(item) };
         let bad =
             condition::patterns(&condition).into_iter().find_map(|pattern| Patterns::default().whole(pattern).err());
         let problem = match (condition::unsupported(item), bad) {
@@ -134,14 +137,7 @@ fn match_path(entry: &Entry<'_>, at: usize) -> String {
 }
 
 /// Port, gateways and the client's labels are decided here, once. A gateway is its own client.
-fn is_here(
-    context: &Context<'_>,
-    output: &mut Output<'_>,
-    root: &VirtualService,
-    entry: &Entry<'_>,
-    (at, item): (usize, &HttpMatch),
-    site: Site<'_>,
-) -> bool {
+fn is_here(context: &Context<'_>, root: &VirtualService, item: &HttpMatch, site: Site<'_>) -> bool {
     if item.port.is_some_and(|port| port != 0 && port != u32::from(site.port())) {
         return false;
     }
@@ -160,14 +156,18 @@ fn is_here(
             matches(&item.source_labels, &context.identity.gateway_labels)
                 && namespace.is_none_or(|namespace| *namespace == *context.identity.namespace)
         }
-        Site::Mesh(_) => {
-            let field = if item.source_labels.is_empty() { "sourceNamespace" } else { "sourceLabels" };
-            let message = format!("matching on the client ({field}) is not carried out; this match is left out");
-            let path = format!("{}.{field}", match_path(entry, at));
-            let remedy = "Remove it to let the route hold for every client.";
-            output.findings.push(entry.holder.finding(Severity::Warning, code::UNSUPPORTED, path, message, remedy));
-            false
+        // Decided for each client that comes.
+        Site::Mesh(_) => true,
+    }
+}
+
+/// What a match asks of whoever connects.
+fn client(item: &HttpMatch, site: Site<'_>) -> Option<ClientMatch> {
+    match site {
+        Site::Mesh(_) if item.gateways.is_empty() => {
+            clients::asked(&item.source_labels, item.source_namespace.as_deref())
         }
+        Site::Mesh(_) | Site::Gateway(..) => None,
     }
 }
 

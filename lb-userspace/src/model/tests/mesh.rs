@@ -23,13 +23,13 @@ fn the_mesh() {
             "client labels never widen",
             vec![mesh("v", "a", &with_match("{sourceLabels: {x: z}}", "b"))],
             &[],
-            &["MEL0001"],
+            &["MEL0021"],
         ),
         (
             "client namespace never widens",
             vec![mesh("v", "a", &with_match("{sourceNamespace: x}", "b"))],
             &[],
-            &["MEL0001"],
+            &["MEL0021"],
         ),
         (
             "gateway only",
@@ -83,6 +83,20 @@ fn one_mesh_service_may_lead_its_addresses_apart() {
             "d [fd00:96::9]:80 Flow 1=a:80[10.1.1.1:80 10.1.1.2:80]"
         ]
     );
+}
+
+/// Two rules of one family must not be taken for one.
+#[test]
+fn addresses_of_one_family_that_are_led_apart_have_rules_of_their_own() {
+    let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: e}\nspec: {hosts: [e.test], addresses: [10.9.0.1, 10.9.0.2], ports: [{number: 80, name: tcp, protocol: TCP}], resolution: STATIC}\n";
+    let tcp = "{match: [{destinationSubnets: [10.9.0.2]}], route: [{destination: {host: a}}]}, {route: [{destination: {host: b, port: {number: 80}}}]}";
+    let texts = [entry.to_owned(), object("VirtualService", "v", &format!("{{hosts: [e.test], tcp: [{tcp}]}}"))];
+    let all = [service("a", 1, &["tcp:80"]), service("b", 2, &["tcp:80"]), join(&texts)];
+    let (model, findings) = meaning(&join(&all));
+    assert_eq!(findings, []);
+    let host = crate::compile::Host::default();
+    let image = crate::compile::compile(&model, &host, &mut crate::compile::ids::Ids::default());
+    assert_eq!((image.vips.len(), image.rules.len()), (2, 2), "{image}");
 }
 
 #[test]

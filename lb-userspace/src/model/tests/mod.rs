@@ -1,5 +1,6 @@
 //! Tests of what configurations mean, from YAML text to the model.
 
+mod clients;
 mod destinations;
 mod endpoints;
 mod gateways;
@@ -52,7 +53,9 @@ fn sketch_listener(model: &Model, listener: &Listener) -> String {
     let door = match &listener.door {
         Door::Gateway { gateway, bind: None, port } => format!("{gateway} *:{port}"),
         Door::Gateway { gateway, bind: Some(bind), port } => format!("{gateway} {bind}:{port}"),
-        Door::Service { service, addresses, port } => format!("{service} {addresses:?}:{port}"),
+        Door::Service { service, addresses, port, share } => {
+            format!("{service} {addresses:?}:{port}{}", Share { at: None, ..share.clone() })
+        }
     };
     let Action::Tcp(rule) = &listener.action else {
         return format!("{door} proxy {:?}", listener.protocol);

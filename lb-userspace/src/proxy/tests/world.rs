@@ -283,7 +283,7 @@ pub fn snapshot(port: u16, host: &str, routes: Vec<Route>, clusters: Vec<Cluster
     };
     let mut clusters: Vec<_> = clusters.into_iter().map(Arc::new).collect();
     clusters.sort_by(|a, b| a.name.cmp(&b.name));
-    Snapshot { revision: 1, listeners: vec![listener], clusters }
+    Snapshot { revision: 1, listeners: vec![listener], clusters, ..Snapshot::default() }
 }
 
 /// Everything for `a.example` to one endpoint.

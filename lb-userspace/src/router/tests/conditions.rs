@@ -197,7 +197,7 @@ proptest! {
         let router = only(routes.collect());
         let sent: Vec<(&str, &str)> = sent.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let headers = headers(&sent);
-        let request = Request { scheme: "http", method: "GET", authority: "a", path: &path, query: None, headers: &headers };
+        let request = Request { scheme: "http", method: "GET", authority: "a", path: &path, query: None, headers: &headers, client: None };
         let host = only_host(&router);
         let first = (0..conditions.len()).find(|at| host.judge(*at, &request).is_ok());
         prop_assert_eq!(host.route(&request).map(|rule| rule.at), first);

@@ -23,7 +23,7 @@ pub(super) fn request<'r>(method: &'r str, url: &'r str, headers: &'r HeaderMap)
     let (scheme, rest) = url.split_once("://").unwrap();
     let at = rest.find('/').unwrap();
     let (path, query) = rest[at..].split_once('?').map_or((&rest[at..], None), |(path, query)| (path, Some(query)));
-    Request { scheme, method, authority: &rest[..at], path, query, headers }
+    Request { scheme, method, authority: &rest[..at], path, query, headers, client: None }
 }
 
 pub(super) fn destination(host: &str, weight: u32) -> Destination {
@@ -77,7 +77,7 @@ pub(super) fn listener(port: u16, addresses: Addresses, chains: Vec<(&[&str], Co
 }
 
 pub(super) fn router(listeners: Vec<Listener>) -> Router {
-    Router::new(Arc::new(Snapshot { revision: 1, listeners, clusters: Vec::new() })).unwrap()
+    Router::new(Arc::new(Snapshot { revision: 1, listeners, clusters: Vec::new(), ..Snapshot::default() })).unwrap()
 }
 
 /// A router with one host for everything on port 8080.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use meltemi_tests::agent::{ADMIN, Mode};
 use meltemi_tests::poll;
-use meltemi_tests::world::{Family, helper_program};
+use meltemi_tests::world::{Family, LB_V4, helper_program};
 use serde_json::Value;
 
 use super::{BOTH, SOON, Setup, Stage, listener};
@@ -143,6 +143,31 @@ fn an_idle_agent_costs_next_to_nothing() {
     eprintln!("idle: {:.4} % of a core, {} KiB", share * 100.0, memory);
     assert!(share < 0.001, "{:.3} % of a core", share * 100.0);
     assert!(memory < 40 << 10, "{memory} KiB");
+}
+
+/// Two client Pods of differing labels, on one host here, reach differing versions; when a label changes, so does the version.
+#[test]
+fn clients_of_differing_labels_reach_differing_versions() {
+    for mode in [Mode::Tc, Mode::Xdp] {
+        let mut stage = Setup { example: "mesh-clients", ..Setup::new(mode) }.run();
+        let to: SocketAddr = "10.96.0.10:9000".parse().unwrap();
+        let (canary, stable) = ("10.0.0.2", "10.0.0.3");
+        stage.world.client.ip(&["address add 10.0.0.3/24 dev eth0"]).unwrap();
+        let reach = |stage: &Stage, from: &str, version: &str| {
+            let route = format!("route replace 10.96.0.10/32 via {LB_V4} src {from}");
+            stage.world.client.ip(&[route]).unwrap();
+            let told = stage.sequence(to, 40);
+            assert_eq!((&told["failed"], &told["greetings"][version]), (&0.into(), &40.into()), "{from}: {told}");
+        };
+        reach(&stage, canary, "two");
+        reach(&stage, stable, "one");
+        let clients = std::fs::read_to_string(stage.example.dir().join("clients.yaml")).unwrap();
+        let swapped = clients.replace("canary\nspec", "other\nspec").replace("tier: stable", "tier: canary");
+        stage.example.replace("clients.yaml", &swapped).unwrap();
+        stage.agent.wait_applied(stage.revision + 1).unwrap();
+        reach(&stage, canary, "one");
+        reach(&stage, stable, "two");
+    }
 }
 
 #[test]

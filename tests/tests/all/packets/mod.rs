@@ -6,6 +6,7 @@ mod rig;
 mod twin;
 
 mod checksums;
+mod classes;
 mod flows;
 mod icmp;
 mod parsing;

@@ -11,7 +11,7 @@ use meltemi::dataplane::load::Mode;
 use meltemi_tests::packet::{ACK, FIN, PSH, Packet, RST, SYN, Transport, verify};
 
 use super::kernel_test;
-use super::rig::{BACKEND_PORT, FAMILIES, Family, Fate, Rig, SNAT_FIRST};
+use super::rig::{BACKEND_PORT, BY_CLASS, CLASS_ONLY, FAMILIES, Family, Fate, Rig, SNAT_FIRST};
 use super::twin::{Room, Twin};
 
 /// xorshift64* (Vigna, 2016).
@@ -42,7 +42,13 @@ impl Random {
 fn packet(random: &mut Random) -> Packet {
     let family = random.of(&FAMILIES);
     let client = (family.client(), 40_000 + random.below(6) as u16);
-    let vip = (family.vip(), 80 + random.below(9) as u16);
+    let place = 80 + random.below(9) as u16;
+    let port = match (client.1, place) {
+        (40_005, 83) => BY_CLASS,
+        (40_005, 84) => CLASS_ONLY,
+        _ => place,
+    };
+    let vip = (family.vip(), port);
     let backend = (random.of(&[family.address(1, 2), family.address(1, 3), family.address(2, 2)]), BACKEND_PORT);
     let port = SNAT_FIRST + random.below(4) as u16;
     let ours = random.of(&[(family.address(1, 1), port), client]);

@@ -29,7 +29,8 @@ use meltemi::dataplane::limits::Limits;
 use meltemi::dataplane::load::{Loaded, Mode};
 use meltemi::dataplane::pins::Pins;
 use meltemi::image::{
-    Backend, BackendId, Image, RuleDestination, RuleId, RuleTable, StatsId, SubsetId, SubsetMember, SubsetTable, Vip,
+    Backend, BackendId, ClassId, Classes, Client, Image, RuleDestination, RuleId, RuleTable, StatsId, SubsetId,
+    SubsetMember, SubsetTable, Vip, VipRule,
 };
 use meltemi::plan;
 use zerocopy::FromBytes as _;
@@ -149,12 +150,12 @@ pub fn image() -> Image {
                 subset: (place != Place::Broken).then_some(subset),
                 stats: StatsId(number),
             };
-            let vip = Vip { address: family.vip(), port: NonZeroU16::new(place.port()).unwrap() };
+            let vip = Vip::any(family.vip(), NonZeroU16::new(place.port()).unwrap());
             if place == Place::Proxied {
-                image.vips.insert(vip, RuleId::PROXY);
+                image.vips.insert(vip, RuleId::PROXY.into());
                 continue;
             }
-            image.vips.insert(vip, RuleId(number));
+            image.vips.insert(vip, RuleId(number).into());
             image.rules.insert(
                 RuleId(number),
                 Arc::new(RuleTable {
@@ -176,7 +177,27 @@ pub fn image() -> Image {
             image.subsets.insert(subset, Arc::new(SubsetTable { name: name.as_str().into(), members }));
         }
     }
+    classes(&mut image);
     image
+}
+
+/// A port of the VIP that leads clients of a class to [`Place::Dnat`] and all others to [`Place::Snat`].
+pub const BY_CLASS: u16 = 95;
+/// One that serves that class only.
+pub const CLASS_ONLY: u16 = 96;
+
+/// The IPv4 client is of a class; the IPv6 client of none.
+fn classes(image: &mut Image) {
+    let class = ClassId(7);
+    image.clients.insert(Family::V4.client(), Client { class, name: 7 });
+    for family in FAMILIES {
+        let rule = |place: Place| RuleId(place.stats(family));
+        let any = |port| Vip::any(family.vip(), NonZeroU16::new(port).unwrap());
+        for (port, all) in [(BY_CLASS, rule(Place::Snat)), (CLASS_ONLY, RuleId::NONE)] {
+            image.vips.insert(any(port), VipRule { rule: all, classes: Classes::Differ });
+            image.vips.insert(Vip { class, ..any(port) }, rule(Place::Dnat).into());
+        }
+    }
 }
 
 const LINKS: &str = "link set lo up

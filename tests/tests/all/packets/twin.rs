@@ -153,6 +153,9 @@ impl<A: InMemory + Encode> Tables<A> for Twin {
     fn vip(&self, key: &VipKey<A>) -> Option<u32> {
         self.memory.vip(key)
     }
+    fn class(&self, client: &A) -> u8 {
+        self.memory.class(client)
+    }
     fn rule(&self, id: u32) -> Region {
         Tables::<A>::rule(&self.memory, id)
     }
