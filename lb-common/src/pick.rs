@@ -72,18 +72,22 @@ pub fn proxied<A: Address, T: Tables<A>>(tables: &T, flow: &Tuple<A>) -> bool {
 /// The rule for a flow: that of its client's class, where there is one, else the one for all.
 #[inline(always)]
 pub fn vip<A: Address, T: Tables<A>>(tables: &T, flow: &Tuple<A>) -> Option<u32> {
-    let mut key = VipKey { address: flow.dst, port: flow.dport, protocol: protocol::TCP, class: 0 };
-    let mut rule = tables.vip(&key)?;
-    if rule & rule::CLASSES != 0 {
-        rule &= !rule::CLASSES;
-        key.class = tables.class(&flow.src);
-        if key.class != 0
-            && let Some(own) = tables.vip(&key)
-        {
-            rule = own;
-        }
+    let rule = tables.vip(&VipKey { address: flow.dst, port: flow.dport, protocol: protocol::TCP, class: 0 })?;
+    if rule & rule::CLASSES == 0 {
+        return Some(rule);
     }
-    if rule == rule::NONE { None } else { Some(rule) }
+    match of_class(tables, flow, rule & !rule::CLASSES) {
+        rule::NONE => None,
+        rule => Some(rule),
+    }
+}
+
+/// The rule of the client's class, where there is one, else `all`. A function of its own: the stack is short.
+#[inline(never)]
+fn of_class<A: Address, T: Tables<A>>(tables: &T, flow: &Tuple<A>, all: u32) -> u32 {
+    let class = tables.class(&flow.src);
+    let own = VipKey { address: flow.dst, port: flow.dport, protocol: protocol::TCP, class };
+    if class == 0 { all } else { tables.vip(&own).unwrap_or(all) }
 }
 
 #[inline(always)]

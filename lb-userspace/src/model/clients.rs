@@ -130,7 +130,12 @@ pub(super) fn clients(specs: &Specs) -> Clients {
 /// Tells of matches that fit no client that is known here.
 pub(super) fn unmet(context: &Context<'_>, findings: &mut Vec<Finding>) {
     for service in &context.virtual_services {
+        // What an http match asks may be meant for a gateway, which is its own client.
+        let at_gateways = !binding::gateways(service).is_empty();
         for (path, asked) in asked_by(&service.spec) {
+            if at_gateways && path.starts_with("spec.http") {
+                continue;
+            }
             if context.clients.classes.iter().any(|class| asked.fits(Some(class))) {
                 continue;
             }

@@ -1,5 +1,5 @@
 //! Clients that are told apart by class: in every state between two configurations each goes where the one or the other says;
-//! a client whose class changes with the rules may for a moment be taken by the new rules for what it was, and one whose class
+//! a client whose class changes with the rules may for a moment be what it was to the new rules, or what it is to the old, and one whose class
 //! gets its first rule while that for all others changes may for a moment be taken for one of those.
 
 use lb_common::{flow::V4, table::Forwarding};
@@ -140,7 +140,8 @@ proptest! {
                     let (now, was, is) = (led(&tables, client, service), before.leads(client, service), config.leads(client, service));
                     let of = |config: &Config| config.clients.get(&client).copied();
                     let begins = config.services.get(&service).zip(before.services.get(&service)).is_some_and(|(is, was)| is.keys().any(|class| class.is_some() && !was.contains_key(class)));
-                    let changes = of(&before) != of(&config) && now == config.leads_class(of(&before).as_ref(), service);
+                    // Who a client is and what is said of its class are written one after the other.
+                    let changes = of(&before) != of(&config) && (now == config.leads_class(of(&before).as_ref(), service) || now == before.leads_class(of(&config).as_ref(), service));
                     let mixed = changes || begins && now == config.leads_class(None, service);
                     prop_assert!(now == was || now == is || mixed, "client {} of service {}: {:?} after {:?}\nwas {:?}\nis {:?}\n{}", client, service, now, op, was, is, plan);
                 }
