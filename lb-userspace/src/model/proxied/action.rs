@@ -11,7 +11,7 @@ use crate::{
     },
     spec::{
         istio::{self, HeaderOperations, HttpRoute, UnmatchedPreflights},
-        value::Percent,
+        value::{GRPC_STATUS, Percent},
     },
 };
 
@@ -94,27 +94,6 @@ pub fn retry(written: Option<&istio::Retries>) -> Option<Retry> {
     })
 }
 
-/// gRPC's status names by number (its statuscodes document).
-const GRPC: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
-
 /// Without a percentage nothing happens.
 pub fn fault(written: &istio::Fault) -> Fault {
     let share = |percent: Option<Percent>| Fraction::of_percent(percent.map_or(0.0, |percent| percent.value));
@@ -123,7 +102,7 @@ pub fn fault(written: &istio::Fault) -> Fault {
         Some((share(delay.percentage.or(old)), delay.fixed_delay?.to_std()))
     });
     let abort = written.abort.as_ref().and_then(|abort| {
-        let grpc = || GRPC.iter().position(|name| Some(*name) == abort.grpc_status.as_deref());
+        let grpc = || GRPC_STATUS.iter().position(|name| Some(*name) == abort.grpc_status.as_deref());
         let status = abort.http_status.and_then(|status| u16::try_from(status).ok()).map(Abort::Http);
         let kind = status.or_else(|| grpc().map(|number| Abort::Grpc(number as u8)))?;
         Some((share(abort.percentage), kind))

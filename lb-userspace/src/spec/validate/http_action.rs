@@ -13,7 +13,7 @@ use crate::{
             Abort, CorsPolicy, Delay, DirectResponse, Fault, HeaderOperations, Headers, HttpMatch, HttpRoute, Redirect,
             Retries, Rewrite,
         },
-        value::{Duration, Percent, StringMatch},
+        value::{Duration, GRPC_STATUS, Percent, StringMatch},
     },
 };
 
@@ -207,26 +207,6 @@ pub fn fault(check: &mut Check<'_>, path: &str, fault: &Fault) {
         self::delay(check, &format!("{path}.delay"), delay);
     }
 }
-
-const GRPC_STATUS: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
 
 fn abort(check: &mut Check<'_>, path: &str, abort: &Abort) {
     check.fraction(format!("{path}.percentage.value"), abort.percentage);
