@@ -108,11 +108,18 @@ impl Report {
                 }
                 let objects: usize = self.objects.values().sum();
                 write!(to, "{objects} objects, {} errors, {} warnings", self.errors, self.warnings)?;
+                if objects == 0 {
+                    write!(to, "\n{NOTHING}")?;
+                }
             }
         }
         writeln!(to)
     }
 }
+
+/// Nothing is wrong with nothing, but whoever checks a tree of directories should know.
+const NOTHING: &str = "note: no object was read; of a directory its own .yaml, .yml and .json files are read, those of its \
+    sub-directories are not: name these too";
 
 /// Runs the command.
 pub fn run(args: &Args) -> ExitCode {

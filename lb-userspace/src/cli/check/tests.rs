@@ -239,3 +239,14 @@ fn look() {
         println!("==== {group}\n{}", printed(texts(&paths), Output::Text));
     }
 }
+
+#[test]
+fn nothing_to_check_is_said() {
+    let text = printed(BTreeMap::new(), Output::Text);
+    assert!(text.starts_with("0 objects, 0 errors, 0 warnings\nnote: no object was read"), "{text}");
+    let text = printed(
+        BTreeMap::from([("a.yaml".into(), "kind: Pod\napiVersion: v1\nmetadata: {name: a}\n".into())]),
+        Output::Text,
+    );
+    assert!(!text.contains("note: no object"), "{text}");
+}
