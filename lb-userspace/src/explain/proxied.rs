@@ -229,14 +229,16 @@ impl<'r> Walk<'_, 'r> {
         let found = chain.host(request.authority);
         let Content::Http(hosts) = &chain.chain.content else { return None };
         let own = router::host_of(request.authority);
+        if chain.is_misdirected(request.authority) {
+            let step = format!("another server of this port, with other TLS settings, owns {own}: 421");
+            self.way.respond(421, reason::MISDIRECTED, step);
+            return None;
+        }
         for host in hosts.iter().filter(|host| found.is_none_or(|found| !std::ptr::eq(found.host, *host))).take(NAMED) {
             self.way.step(format!("host refused: {} ({}) is not {own}, or less specific", host.name, host.place));
         }
         match found {
             Some(found) => self.way.step(format!("{own} is virtual host {} ({})", found.host.name, found.host.place)),
-            None if chain.is_misdirected(request.authority) => {
-                self.way.respond(421, reason::MISDIRECTED, format!("{own} belongs to another chain of this port: 421"));
-            }
             None => self.way.respond(404, reason::NO_HOST, format!("no virtual host is for {own}: 404")),
         }
         found

@@ -18,8 +18,8 @@ use super::{
     upload::Source,
 };
 use crate::{
-    router::{self, CorsDecision, Rule, Variables, path},
-    snapshot::Outcome,
+    router::{self, CorsDecision, Rewritten, Router, Rule, Variables, path},
+    snapshot::{Abort, Fault, Outcome},
 };
 
 static SERVER: HeaderValue = HeaderValue::from_static("meltemi");
@@ -59,6 +59,10 @@ fn refused(refusal: &Refusal, version: Version, is_grpc: bool) -> Response<Downl
     response
 }
 
+fn bad(text: &'static str) -> Refusal {
+    Refusal { status: StatusCode::BAD_REQUEST, flag: Flag::DownstreamProtocolError, text }
+}
+
 fn not_found(text: &'static str) -> Refusal {
     Refusal { status: StatusCode::NOT_FOUND, flag: Flag::NoRoute, text }
 }
@@ -73,21 +77,13 @@ async fn answer(
     let limits = &shared.options.limits;
     // hyper has taken the length away, and would close the connection only afterwards.
     if client.watch.names_both() && parts.headers.contains_key(header::TRANSFER_ENCODING) {
-        return Err(Refusal {
-            status: StatusCode::BAD_REQUEST,
-            flag: Flag::DownstreamProtocolError,
-            text: "both Content-Length and Transfer-Encoding",
-        });
+        return Err(bad("both Content-Length and Transfer-Encoding"));
     }
     let Admitted { authority } = admit::admit(&parts.method, &parts.uri, parts.version, &parts.headers, limits)?;
     // Shares the text.
     let uri = parts.uri.clone();
     let raw = uri.path_and_query().map_or("/", |target| target.as_str());
-    let target = path::normalize(raw).map_err(|_| Refusal {
-        status: StatusCode::BAD_REQUEST,
-        flag: Flag::DownstreamProtocolError,
-        text: "a path that has no normal form",
-    })?;
+    let target = path::normalize(raw).map_err(|_| bad("a path that has no normal form"))?;
     let wanted = upgrade::wanted(parts.version, &parts.headers);
     forwarded::clean(&mut parts.headers);
     if let Some(protocol) = &wanted {
@@ -96,17 +92,8 @@ async fn answer(
     forwarded::stamp(&mut parts.headers, client, || shared.draw());
     record.stamped(&parts.headers);
     let revision = shared.revision();
-    let door = revision.prepared.router().door(client.local);
-    let chain = door.and_then(|door| door.chain(client.sni.as_deref())).ok_or(not_found("no listener any more"))?;
     let text = authority.to_str().unwrap_or_default();
-    if client.is_secure && is_misdirected(chain, text) {
-        return Err(Refusal {
-            status: StatusCode::MISDIRECTED_REQUEST,
-            flag: Flag::NoRoute,
-            text: "another server owns this name: connect anew",
-        });
-    }
-    let host = chain.host(text).ok_or(not_found("no virtual host for this authority"))?;
+    let host = host(revision.prepared.router(), client, text)?;
     let headers = std::mem::take(&mut parts.headers);
     let method = parts.method.clone();
     let view = router::Request {
@@ -132,36 +119,23 @@ async fn answer(
             return Ok((response, None));
         }
     };
-    if let Some(fault) = &rule.action().fault {
-        let (delay, abort) = fault.draw(shared.draw(), shared.draw());
-        if let Some(delay) = delay {
-            record.flag = Flag::DelayInjected;
-            tokio::time::sleep(delay).await;
-        }
-        if let Some(abort) = abort {
-            (record.flag, record.reason) = (Flag::FaultInjected, "fault filter abort");
-            return Ok((reply::abort(abort, is_grpc(&headers)), None));
-        }
+    if let Some(fault) = &rule.action().fault
+        && let Some(abort) = injected(client, record, fault).await
+    {
+        return Ok((reply::abort(abort, is_grpc(&headers)), None));
     }
     let mut answered = match &rule.action().outcome {
         Outcome::Forward { .. } => {
             let rewritten = rule.rewrite(&view);
-            let is_rewritten = !rewritten.path_and_query.starts_with(&*target.path)
-                || rewritten.path_and_query.len()
-                    != target.path.len() + target.query.map_or(0, |query| query.len() + 1);
+            let original = is_new(&rewritten, &view).then(|| HeaderValue::from_str(raw).ok()).flatten();
             let authority = match rewritten.authority {
                 Cow::Borrowed(same) if same == text => authority.clone(),
                 other => HeaderValue::from_str(&other).unwrap_or(authority.clone()),
             };
             let target = match uri.path_and_query().filter(|sent| sent.as_str() == rewritten.path_and_query) {
                 Some(as_sent) => as_sent.clone(),
-                None => rewritten.path_and_query.parse().map_err(|_| Refusal {
-                    status: StatusCode::BAD_REQUEST,
-                    flag: Flag::DownstreamProtocolError,
-                    text: "the rewritten path is none",
-                })?,
+                None => rewritten.path_and_query.parse().map_err(|_| bad("the rewritten path is none"))?,
             };
-            let original = is_rewritten.then(|| HeaderValue::from_str(raw).ok()).flatten();
             let source = (!body.is_end_stream())
                 .then(|| Source::new(body, client.watch.clone(), record.received.clone(), limits.replay));
             parts.headers = headers;
@@ -181,11 +155,37 @@ async fn answer(
     Ok(answered)
 }
 
-/// Whether another server of the listener, one with other TLS settings, owns the name that is asked for: what is agreed on this
-/// connection does not hold there (RFC 9110 section 15.5.20).
-fn is_misdirected(chain: router::Chain<'_>, authority: &str) -> bool {
-    let owner = chain.door.chain(Some(&router::host_of(authority)));
-    owner.is_some_and(|owner| !std::ptr::eq(owner.chain, chain.chain) && owner.chain.tls != chain.chain.tls)
+/// The virtual host that the request is for.
+fn host<'r>(router: &'r Router, client: &Client, authority: &str) -> Result<router::Host<'r>, Refusal> {
+    let door = router.door(client.local);
+    let chain = door.and_then(|door| door.chain(client.sni.as_deref())).ok_or(not_found("no listener any more"))?;
+    if chain.is_misdirected(authority) {
+        return Err(Refusal {
+            status: StatusCode::MISDIRECTED_REQUEST,
+            flag: Flag::NoRoute,
+            text: "another server owns this name: connect anew",
+        });
+    }
+    chain.host(authority).ok_or(not_found("no virtual host for this authority"))
+}
+
+/// Delays the request where that is its lot, and gives the abort that is.
+async fn injected(client: &Client, record: &mut Record, fault: &Fault) -> Option<Abort> {
+    let (delay, abort) = fault.draw(client.shared.draw(), client.shared.draw());
+    if let Some(delay) = delay {
+        record.flag = Flag::DelayInjected;
+        tokio::time::sleep(delay).await;
+    }
+    if abort.is_some() {
+        (record.flag, record.reason) = (Flag::FaultInjected, "fault filter abort");
+    }
+    abort
+}
+
+/// Whether the path or query are others than those that the client asked for.
+fn is_new(rewritten: &Rewritten<'_>, asked: &router::Request<'_>) -> bool {
+    let length = asked.path.len() + asked.query.map_or(0, |query| query.len() + 1);
+    !rewritten.path_and_query.starts_with(asked.path) || rewritten.path_and_query.len() != length
 }
 
 /// The endpoint changes the protocol: so does the client's connection, once it has been told.

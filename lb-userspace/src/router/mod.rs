@@ -260,11 +260,11 @@ impl<'r> Chain<'r> {
         Some(Host { chain: self, host: &hosts[at], table: &tables[at] })
     }
 
-    /// Whether a host that this chain does not serve is another chain's, so that a client that reuses its connection should be
-    /// told (421).
+    /// Whether another server of the listener, one with other TLS settings, owns the name that is asked for: what was agreed on
+    /// this connection does not hold there (RFC 9110 section 15.5.20).
     pub fn is_misdirected(self, authority: &str) -> bool {
-        let other = self.door.chain(Some(authority));
-        self.host(authority).is_none() && other.is_some_and(|other| !std::ptr::eq(other.chain, self.chain))
+        let owner = self.chain.tls.as_ref().and_then(|_| self.door.chain(Some(&host_of(authority))));
+        owner.is_some_and(|owner| !std::ptr::eq(owner.chain, self.chain) && owner.chain.tls != self.chain.tls)
     }
 
     /// Where the connection's bytes go, if they are not read as HTTP.

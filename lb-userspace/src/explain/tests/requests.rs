@@ -118,10 +118,10 @@ fn expected<'r>(router: &'r Router, to: SocketAddr, sent: &HttpRequest) -> (Expe
         headers: &sent.headers,
         client: None,
     };
-    let Some(host) = chain.host(&sent.authority) else {
-        let status = if chain.is_misdirected(&sent.authority) { 421 } else { 404 };
-        return (Expected::Status(status), None);
-    };
+    if chain.is_misdirected(&sent.authority) {
+        return (Expected::Status(421), None);
+    }
+    let Some(host) = chain.host(&sent.authority) else { return (Expected::Status(404), None) };
     if let Some(location) = host.https_redirect(&request) {
         return (Expected::Location(301, location), None);
     }
