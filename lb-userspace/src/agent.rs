@@ -1,108 +1,49 @@
 //! The one loop: change, parse, compile, diff, apply, report. The only room that knows all others.
 
+mod adopt;
+mod later;
+mod look;
+mod options;
 mod secrets;
 mod serving;
+mod start;
+
+pub use adopt::adopt;
+pub use options::{AgentError, OnExit, Options};
 
 use crate::{
-    compile::{
-        self, Compiler, Host,
-        ids::{Backends, Ids, Pool},
-    },
+    compile::{Compiler, Host, ids::Ids},
     dataplane::{
-        MapsError, advance,
-        kernel::{Left, Meta},
-        limits::Limits,
-        load::{Attachment, LoadError, Loaded, Mode},
+        advance,
+        kernel::Meta,
+        load::{LoadError, Loaded},
         pins::Pins,
     },
     finding::{Finding, Severity},
-    host::{self, Change, Choice, HostError, Link, Nature, Network, News},
-    image::{ClassId, Image, RuleTable, Sorted, SubsetTable},
-    model::{Extent, Identity, Model, Parser, Whole},
-    observe::{
-        admin,
-        flows::Removed,
-        shared::{Settled, Shared, State},
-    },
+    host::{self, Change, Network, News},
+    model::{Extent, Model, Parser, Whole},
+    observe::shared::{Shared, State},
     plan::diff,
-    process::{self, ProcessError},
     source::{
         file,
-        watch::{Changed, Wait, Watch, WatchError},
+        watch::{Changed, Wait, Watch},
     },
     spec::Store,
 };
-use lb_common::{
-    conntrack::Timeouts,
-    table::{Settings, Turn},
-};
+use later::{Due, Later};
+use look::Ways;
 use serving::Serving;
+use start::check_ports;
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    sync::{Arc, Mutex},
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
-use thiserror::Error;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
-
-/// Everything the user says on the command line.
-#[derive(Clone, Debug)]
-pub struct Options {
-    pub config: Vec<PathBuf>,
-    pub interfaces: Vec<String>,
-    /// `None`: by kind of interface.
-    pub mode: Option<Mode>,
-    pub forwarding: Choice,
-    pub vips: Vec<IpAddr>,
-    pub identity: Identity,
-    pub pin: PathBuf,
-    pub admin: Option<SocketAddr>,
-    pub limits: Limits,
-    pub timeouts: Timeouts,
-    pub snat_ports: (u16, u16),
-    pub removed: Removed,
-    /// `None`: what needs the proxy is left to the host.
-    pub proxy: Option<process::Options>,
-    pub on_exit: OnExit,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnExit {
-    /// The kernel goes on without an agent.
-    Leave,
-    Detach,
-}
-
-#[derive(Debug, Error)]
-pub enum AgentError {
-    #[error("{0}")]
-    Unreadable(String),
-    #[error(
-        "{0}\nthe configuration is broken and a former agent's tables are in force: they stay as they are; repair it, or `meltemi detach` first"
-    )]
-    Broken(String),
-    #[error(transparent)]
-    Watch(#[from] WatchError),
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    #[error(transparent)]
-    Maps(#[from] MapsError),
-    #[error(transparent)]
-    Host(#[from] HostError),
-    #[error("--snat-ports {}-{} overlaps the host's own ports {}-{} (net.ipv4.ip_local_port_range): a local connection could clash with a client's", snat.0, snat.1, local.0, local.1)]
-    Ports { snat: (u16, u16), local: (u16, u16) },
-    #[error("the admin endpoint {address}: {source}")]
-    Admin { address: SocketAddr, source: std::io::Error },
-    #[error(transparent)]
-    Proxy(#[from] ProcessError),
-    #[error("signals: {0}")]
-    Signals(std::io::Error),
-}
 
 /// Time between two looks at the flow table.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -203,45 +144,6 @@ fn follow(watch: &Watch, sender: &mpsc::Sender<Changed>) {
     }
 }
 
-/// What is asked of the host for a new revision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ways {
-    /// The ways to endpoints that were not there before.
-    Known,
-    /// Everything: there is news, or it was long ago.
-    Anew,
-}
-
-/// What is to be done when there is time for it.
-enum Later {
-    None,
-    At(tokio::time::Instant),
-    /// Outdated by the next change of files.
-    Running(tokio::task::JoinHandle<Whole>),
-}
-
-enum Due {
-    Start,
-    Done(Box<Whole>),
-}
-
-impl Later {
-    /// Never ends where there is nothing to do.
-    async fn next(&mut self) -> Due {
-        match self {
-            Later::None => std::future::pending().await,
-            Later::At(time) => {
-                tokio::time::sleep_until(*time).await;
-                Due::Start
-            }
-            Later::Running(task) => match task.await {
-                Ok(whole) => Due::Done(Box::new(whole)),
-                Err(error) => std::panic::resume_unwind(error.into_panic()),
-            },
-        }
-    }
-}
-
 struct Agent {
     options: Options,
     pins: Pins,
@@ -267,99 +169,6 @@ struct Agent {
 }
 
 impl Agent {
-    /// Brings the first revision into force, then attaches.
-    async fn start(options: Options, pins: Pins, lock: std::fs::File) -> Result<Self, AgentError> {
-        let network = Network::open()?;
-        let links = network.links().await?;
-        let attachments = plan_attachments(&options, &links)?;
-        let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64);
-        tracing::info!(memory = %options.limits.memory(cpus), flows = options.limits.flows, "kernel maps");
-        let mut loaded = Loaded::load(&pins, &options.limits)?;
-        let mut maps = loaded.maps()?;
-        let ticks_per_second = loaded.ticks_per_second()?;
-        let (first, last) = options.snat_ports;
-        let settings = Settings {
-            snat_first: first,
-            snat_count: last - first + 1,
-            refresh: ticks_per_second,
-            turn: turn(&attachments, &links),
-        };
-        maps.set_settings(settings)?;
-        let changed = host::allow_lookups()? | maps.meta(Meta::Forwarding)?;
-        maps.set_meta(Meta::Forwarding, changed)?;
-        let left = maps.left()?;
-        if !left.rules.is_empty() {
-            tracing::info!(
-                rules = left.rules.len(),
-                backends = left.backends.len(),
-                "adopting the tables of a former agent"
-            );
-        }
-        let adopted = !left.vips.is_empty();
-        let (ids, image) = adopt(&left, maps.meta(Meta::NextBackend)? as u32);
-        let revision = maps.meta(Meta::Revision)?;
-        let settled = Settled {
-            pins: pins.clone(),
-            attachments: attachments.clone(),
-            timeouts: options.timeouts,
-            max_flows: options.limits.flows,
-            ticks_per_second,
-            namespace: options.identity.namespace.clone(),
-        };
-        let state = State::new(maps, image, revision, settled);
-        let shared: Shared = Arc::new(Mutex::new(state));
-        let parser = Parser::new(options.identity.clone());
-        let mut agent = Self {
-            serving: Serving::new(options.proxy.clone()),
-            options,
-            pins,
-            network,
-            reader: file::Reader::default(),
-            store: Store::default(),
-            compiler: Compiler::default(),
-            ids,
-            loaded,
-            shared,
-            parser,
-            findings: Vec::new(),
-            whole: Later::None,
-            host: Arc::default(),
-            unreachable: BTreeSet::new(),
-            _lock: lock,
-        };
-        if let Some(address) = agent.options.admin {
-            admin::serve(address, agent.shared.clone())
-                .await
-                .map_err(|source| AgentError::Admin { address, source })?;
-        }
-        let files = agent.reader.load(&agent.options.config);
-        if let Some(unreadable) = files.unreadable.first() {
-            return Err(AgentError::Unreadable(unreadable.to_string()));
-        }
-        // What is broken now may be in force in the adopted tables, and only its absence could be compiled.
-        let mut rejected = files.files.iter().flat_map(|file| &file.findings);
-        if let Some(finding) = rejected.find(|finding| adopted && finding.severity == Severity::Error) {
-            return Err(AgentError::Broken(finding.to_string()));
-        }
-        agent.take(&files).await?;
-        for mode in Mode::ALL {
-            if attachments.iter().any(|attachment| attachment.mode == mode) {
-                agent.loaded.enable(mode)?;
-            }
-        }
-        agent.loaded.attach_all(&attachments)?;
-        let revision = agent.state(|state| {
-            state.ready = true;
-            state.revision
-        });
-        for attachment in &attachments {
-            tracing::info!(interface = attachment.interface, mode = attachment.mode.name(), "attached");
-        }
-        eprintln!("ready revision={revision}");
-        notify_ready();
-        Ok(agent)
-    }
-
     /// A change of the files. Whatever goes wrong, what is in force stays in force.
     async fn reload(&mut self, changed: &Changed) {
         let start = Instant::now();
@@ -422,43 +231,6 @@ impl Agent {
         let result = self.put(model, Ways::Known).await;
         self.report();
         self.announce(start, result);
-    }
-
-    /// What this host looks like to `model`.
-    async fn look(&mut self, model: &Model, ways: Ways) -> Result<Arc<Host>, AgentError> {
-        let former = self.state(|state| state.model.clone());
-        let asked = match ways {
-            Ways::Anew => compile::endpoint_addresses(model),
-            Ways::Known => compile::new_endpoints(&former, model),
-        };
-        let known = |endpoint: &IpAddr| self.host.paths.contains_key(endpoint) || self.unreachable.contains(endpoint);
-        if ways == Ways::Known && self.host != Arc::default() && asked.iter().all(known) {
-            return Ok(self.host.clone());
-        }
-        let Options { interfaces, vips, forwarding, .. } = &self.options;
-        let mut host = self.network.survey(interfaces, vips, &asked, *forwarding).await?;
-        let mut lost: BTreeSet<IpAddr> =
-            asked.into_iter().filter(|endpoint| !host.paths.contains_key(endpoint)).collect();
-        for endpoint in lost.difference(&self.unreachable) {
-            tracing::warn!("no route to endpoint {endpoint}, or it is this host itself: it is left out");
-        }
-        if ways == Ways::Known {
-            let mut paths = self.host.paths.clone();
-            lost.iter().for_each(|endpoint| _ = paths.remove(endpoint));
-            // Only what differs, so that the rest stays shared.
-            for (endpoint, path) in &host.paths {
-                if paths.get(endpoint) != Some(path) {
-                    paths.insert(*endpoint, *path);
-                }
-            }
-            host.paths = paths;
-            lost.extend(self.unreachable.iter().filter(|endpoint| !host.paths.contains_key(endpoint)));
-        }
-        self.unreachable = lost;
-        if *self.host != host {
-            self.host = Arc::new(host);
-        }
-        Ok(self.host.clone())
     }
 
     /// Makes `model` the one in force.
@@ -587,96 +359,5 @@ impl Agent {
 
     fn state<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         work(&mut self.shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
-    }
-}
-
-/// Continues the numbers that `left` holds. Its tables are described by name only, so that each is written anew once; the
-/// same configuration makes the same table, and no flow notices.
-pub fn adopt(left: &Left, next_backend: u32) -> (Ids, Image) {
-    let ids = Ids {
-        rules: Pool::recovered(left.rules.iter().map(|(name, id)| (*name, id.0))),
-        subsets: Pool::recovered(left.subsets.iter().map(|(name, id)| (*name, id.0))),
-        destination_stats: Pool::recovered(left.destination_stats.iter().copied()),
-        backend_stats: Pool::recovered(
-            left.backends
-                .iter()
-                .map(|(_, backend)| (crate::image::name_hash(&backend.address.to_string()), backend.stats.0)),
-        ),
-        classes: Pool::recovered(classes(left)),
-        backends: Backends::recovered(left.backends.iter().map(|(id, backend)| (backend.address, id.0)), next_backend),
-    };
-    let unknown: Arc<str> = "".into();
-    let rule = || RuleTable { name: unknown.clone(), hash: lb_common::flow::HashKey::Flow, destinations: Vec::new() };
-    let image = Image {
-        vips: left.vips.iter().copied().collect(),
-        clients: left.clients.iter().copied().collect(),
-        rules: left.rules.iter().map(|(_, id)| (*id, Arc::new(rule()))).collect(),
-        subsets: left
-            .subsets
-            .iter()
-            .map(|(_, id)| (*id, Arc::new(SubsetTable { name: unknown.clone(), members: Vec::new() })))
-            .collect(),
-        backends: left.backends.iter().copied().collect(),
-        listeners: Sorted::default(),
-    };
-    (ids, image)
-}
-
-/// Names and numbers of classes of clients. Those of which no client is left have VIPs yet; their names are nobody's.
-fn classes(left: &Left) -> BTreeSet<(u64, u32)> {
-    let named = left.clients.iter().map(|(_, client)| (client.class, client.name));
-    let mut classes: BTreeMap<ClassId, u64> = left
-        .vips
-        .iter()
-        .map(|(vip, _)| (vip.class, crate::image::name_hash(&format!("class {}", vip.class.0))))
-        .collect();
-    classes.extend(named);
-    classes.remove(&ClassId::ANY);
-    classes.into_iter().map(|(class, name)| (name, u32::from(class.0) - 1)).collect()
-}
-
-/// Native XDP where there is hardware; TC on veth and bridges, whose frames XDP cannot forward at full speed.
-fn plan_attachments(options: &Options, links: &[Link]) -> Result<Vec<Attachment>, LoadError> {
-    let mut attachments = Vec::new();
-    for interface in &options.interfaces {
-        let link = links
-            .iter()
-            .find(|link| link.name == *interface)
-            .ok_or_else(|| LoadError::NoInterface(interface.clone()))?;
-        let mode = options.mode.unwrap_or(match link.nature {
-            Nature::Hardware => Mode::Xdp,
-            Nature::Virtual => Mode::Tc,
-        });
-        attachments.push(Attachment { interface: interface.clone(), mode });
-    }
-    attachments.sort_by(|a, b| a.interface.cmp(&b.interface));
-    attachments.dedup();
-    Ok(attachments)
-}
-
-/// One virtual interface with native XDP is enough: what serves it serves hardware too.
-fn turn(attachments: &[Attachment], links: &[Link]) -> Turn {
-    let software = |attachment: &&Attachment| {
-        let named = |link: &&Link| link.name == attachment.interface && link.nature == Nature::Virtual;
-        attachment.mode == Mode::Xdp && links.iter().any(|link| named(&link))
-    };
-    if attachments.iter().any(|attachment| software(&attachment)) { Turn::REDIRECT } else { Turn::TRANSMIT }
-}
-
-fn check_ports(snat: (u16, u16)) -> Result<(), AgentError> {
-    match host::local_ports() {
-        Some(local) if snat.0 <= local.1 && local.0 <= snat.1 => Err(AgentError::Ports { snat, local }),
-        _ => Ok(()),
-    }
-}
-
-/// Tells systemd, where it asked to be told (sd_notify(3)).
-fn notify_ready() {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
-        return;
-    };
-    let sent = std::os::unix::net::UnixDatagram::unbound().and_then(|socket| socket.send_to(b"READY=1", path));
-    if let Err(error) = sent {
-        tracing::warn!("cannot notify the service manager: {error}");
     }
 }

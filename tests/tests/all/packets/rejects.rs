@@ -166,6 +166,7 @@ kernel_test! {
     }
 
     fn where_the_frame_cannot_grow_no_error_is_sent(rig) {
+        rig.rest();
         for mode in [Mode::Xdp, Mode::XdpGeneric] {
             for family in FAMILIES {
                 rig.forget();
