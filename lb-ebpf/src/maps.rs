@@ -460,7 +460,7 @@ impl<A: Maps> Tables<A> for Kernel {
     #[inline(always)]
     fn class(&self, client: &A) -> u8 {
         // SAFETY: as in `vip`.
-        A::clients().get_ptr(&ClientKey { address: *client }).map_or(0, |client| unsafe { (*client).class as u8 })
+        A::clients().get_ptr(ClientKey { address: *client }).map_or(0, |client| unsafe { (*client).class as u8 })
     }
 
     #[inline(always)]
