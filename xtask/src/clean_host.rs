@@ -1,7 +1,7 @@
 //! `cargo xtask clean-host`: removes what a run of ours left behind when it was killed. Prints what it removes.
 //!
 //! Only things by our names are touched: namespaces and links `mlt-*`, pins `meltemi*` with their proxies and the local routes to
-//! these (protocol 77), run directories `meltemi*`, temporary directories `mlt-*`.
+//! these (protocol 77), run directories and locks `meltemi*`, temporary directories `mlt-*`.
 
 use std::env;
 use std::fs;
@@ -15,7 +15,7 @@ use crate::{host, sh};
 const PREFIX: &str = "mlt-";
 const NAMESPACES: &str = "/run/netns";
 const BPFFS: &str = "/sys/fs/bpf";
-/// Control sockets of proxies lie in it, in directories called after the pins.
+/// Control sockets of proxies lie in it, in directories called after the pins; beside them the agents' locks.
 const RUN: &str = "/run";
 const RUN_PREFIX: &str = "meltemi-sys-fs-bpf-meltemi";
 
@@ -37,9 +37,10 @@ pub fn clean_host() -> Result<()> {
         sh::run(sh::command("ip").args(["link", "delete"]).arg(link.file_name().unwrap_or_default()))?;
     }
     // Those whose pins are gone; detaching has ended the proxies of the others.
-    for dir in named(&env::temp_dir(), PREFIX).into_iter().chain(named(Path::new(RUN), RUN_PREFIX)) {
-        sh::say(format!("removing {}", dir.display()));
-        fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    for path in named(&env::temp_dir(), PREFIX).into_iter().chain(named(Path::new(RUN), RUN_PREFIX)) {
+        sh::say(format!("removing {}", path.display()));
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.with_context(|| format!("cannot remove {}", path.display()))?;
     }
     sh::say("clean");
     Ok(())

@@ -82,6 +82,7 @@ pub fn remove(id: &str) -> Result<()> {
     }
     results.push(remove_dir(&pin_dir(id)));
     results.push(remove_dir(&run_dir(id)));
+    results.push(expect_gone(fs::remove_file(lock_file(id)), &lock_file(id)));
     for name in &names {
         results.push(run(Command::new("ip").args(["netns", "delete", name])).map(|_| ()));
     }
@@ -97,6 +98,11 @@ pub(super) fn pin_dir(id: &str) -> PathBuf {
 /// Where the agent of a world has the control sockets of its proxies: named after its pins.
 pub(super) fn run_dir(id: &str) -> PathBuf {
     Path::new("/run").join(format!("meltemi-sys-fs-bpf-meltemi-{id}"))
+}
+
+/// What the agent of a world held for its life.
+fn lock_file(id: &str) -> PathBuf {
+    run_dir(id).with_extension("lock")
 }
 
 /// Where a world keeps its files.
@@ -124,9 +130,14 @@ fn end_processes(namespace: &str) -> Result<()> {
 }
 
 fn remove_dir(dir: &Path) -> Result<()> {
-    match fs::remove_dir_all(dir) {
+    expect_gone(fs::remove_dir_all(dir), dir)
+}
+
+/// What was not there is gone too.
+fn expect_gone(removed: io::Result<()>, path: &Path) -> Result<()> {
+    match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", dir.display()))
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
         }
         _ => Ok(()),
     }

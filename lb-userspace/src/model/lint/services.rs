@@ -1,5 +1,7 @@
 //! Services and ServiceEntries: names of ports, and ports that cannot be told apart.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::View;
 use crate::{
     finding::{Finding, Severity, code},
@@ -9,9 +11,22 @@ use crate::{
     },
     spec::{
         self, Object,
+        istio::Labels,
         kubernetes::{Service, ServicePort, TargetPort},
     },
 };
+
+/// Things by namespace and one of their labels.
+type ByLabel<'s, T> = BTreeMap<(&'s str, &'s str, &'s str), Vec<T>>;
+
+/// Those of a namespace that have a label.
+fn labelled<'b, 's, T>(
+    by_label: &'b ByLabel<'s, T>,
+    namespace: &'s str,
+    (key, value): (&'s String, &'s String),
+) -> &'b [T] {
+    by_label.get(&(namespace, key.as_str(), value.as_str())).map_or(&[], Vec::as_slice)
+}
 
 pub fn check(view: &View<'_>, findings: &mut Vec<Finding>) {
     for service in view.context.registry.all() {
@@ -78,11 +93,21 @@ fn selectors(view: &View<'_>, findings: &mut Vec<Finding>) {
     let specs = view.context.specs;
     let pods = specs.pods.iter().map(|pod| (pod.namespace(), &pod.labels));
     let entries = specs.workload_entries.iter().map(|entry| (entry.namespace(), &entry.spec.labels));
-    let workloads: Vec<_> = pods.chain(entries).collect();
+    let mut namespaces: BTreeSet<&str> = BTreeSet::new();
+    let mut by_label: ByLabel<'_, &Labels> = BTreeMap::new();
+    for (namespace, labels) in pods.chain(entries) {
+        namespaces.insert(namespace);
+        for (key, value) in labels {
+            by_label.entry((namespace, key.as_str(), value.as_str())).or_default().push(labels);
+        }
+    }
     for entry in &specs.service_entries {
         let Some(selector) = &entry.spec.workload_selector else { continue };
-        let mut own = workloads.iter().filter(|(namespace, _)| *namespace == entry.namespace()).peekable();
-        if own.peek().is_none() || own.any(|(_, labels)| matches(&selector.labels, labels)) {
+        let namespace = entry.namespace();
+        // Those with its rarest label; one without labels finds every workload.
+        let own = selector.labels.iter().map(|label| labelled(&by_label, namespace, label)).min_by_key(|own| own.len());
+        let is_found = own.is_none_or(|own| own.iter().any(|labels| matches(&selector.labels, labels)));
+        if is_found || !namespaces.contains(namespace) {
             continue;
         }
         let message = format!("no Pod or WorkloadEntry in namespace {} has these labels", entry.namespace());
@@ -94,13 +119,21 @@ fn selectors(view: &View<'_>, findings: &mut Vec<Finding>) {
 
 /// Two Services that pick the same Pod and use one of its ports differently.
 fn shared_pods(view: &View<'_>, findings: &mut Vec<Finding>) {
-    let services = &view.context.specs.services;
-    for pod in &view.context.specs.pods {
-        let picks = |service: &&std::sync::Arc<Object<Service>>| {
-            let selector = &service.spec.selector;
-            service.namespace() == pod.namespace() && !selector.is_empty() && matches(selector, &pod.labels)
-        };
-        let own: Vec<_> = services.iter().filter(picks).collect();
+    let specs = view.context.specs;
+    // By one label of the selector, which their Pods must have.
+    let mut by_label: ByLabel<'_, (usize, &Object<Service>)> = BTreeMap::new();
+    for (position, service) in specs.services.iter().enumerate() {
+        if let Some((key, value)) = service.spec.selector.iter().next() {
+            let key = (service.namespace(), key.as_str(), value.as_str());
+            by_label.entry(key).or_default().push((position, service));
+        }
+    }
+    for pod in &specs.pods {
+        let known = pod.labels.iter().map(|label| labelled(&by_label, pod.namespace(), label));
+        let picks = |(_, service): &&(usize, &Object<Service>)| matches(&service.spec.selector, &pod.labels);
+        let mut own: Vec<_> = known.flatten().filter(picks).collect();
+        own.sort_by_key(|(position, _)| *position);
+        let own: Vec<&Object<Service>> = own.into_iter().map(|(_, service)| *service).collect();
         for (index, later) in own.iter().enumerate() {
             for earlier in &own[..index] {
                 findings.extend(differ(view, earlier, later));
