@@ -88,9 +88,9 @@ fn tuples_that_come_back_at_once_start_new_flows() {
     }
 }
 
-/// More flows begin and close than the table has room for, while some are open and silent.
+/// More flows begin and close than the table has room for, while some are open and say something now and then.
 #[test]
-fn closed_flows_make_way_before_silent_ones_are_lost() {
+fn more_flows_than_the_table_holds_harm_no_quiet_one() {
     let mut setup = Setup { forwarding: Forwarding::Dnat, ..Setup::new(Mode::Tc) };
     setup.more = vec!["--max-flows".into(), "16384".into()];
     let stage = setup.run();
