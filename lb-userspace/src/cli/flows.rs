@@ -77,8 +77,8 @@ fn look(admin: SocketAddr) -> Result<Vec<Value>, ask::AskError> {
 
 fn print(output: Output, flow: &Value) {
     match output {
-        Output::Json => println!("{flow}"),
-        Output::Text => println!(
+        Output::Json => super::print(flow),
+        Output::Text => super::print(format_args!(
             "{:<12} {} -> {} => {} as {}  idle {}s  {} ({})",
             text(&flow["state"]),
             text(&flow["client"]),
@@ -88,7 +88,7 @@ fn print(output: Output, flow: &Value) {
             flow["idle"],
             text(&flow["destination"]),
             text(&flow["rule"]),
-        ),
+        )),
     }
 }
 

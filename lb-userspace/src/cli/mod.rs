@@ -14,7 +14,10 @@ mod client;
 mod configuration;
 
 use clap::{Parser, Subcommand};
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 /// An eBPF/XDP load balancer that carries out Istio's traffic configuration in the kernel.
 #[derive(Debug, Parser)]
@@ -40,6 +43,16 @@ enum Command {
 /// Exit statuses all commands share (0 fine, 1 the thing asked about is wrong).
 pub(crate) const CANNOT_ASK: u8 = 2;
 pub(crate) const NOT_PERMITTED: u8 = 3;
+
+/// Prints a line of an answer. Who reads may have seen enough (`meltemi flows | head`): then the command ends, and nothing is wrong.
+pub(crate) fn print(line: impl std::fmt::Display) {
+    let written = writeln!(io::stdout().lock(), "{line}");
+    match written.map_err(|error| error.kind()) {
+        Ok(()) => {}
+        Err(io::ErrorKind::BrokenPipe) => std::process::exit(0),
+        Err(_) => std::process::exit(CANNOT_ASK.into()),
+    }
+}
 
 /// Runs the command that the arguments name.
 pub fn run(cli: Cli) -> ExitCode {

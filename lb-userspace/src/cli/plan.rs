@@ -111,13 +111,13 @@ pub fn run(args: &Args) -> ExitCode {
     };
     match args.output {
         Output::Json => match serde_json::to_string(&report) {
-            Ok(text) => println!("{text}"),
+            Ok(text) => super::print(text),
             Err(error) => {
                 eprintln!("meltemi: {error}");
                 return ExitCode::from(CANNOT_ASK);
             }
         },
-        Output::Text => print!("{}", text(&report)),
+        Output::Text => super::print(text(&report).trim_end()),
     }
     errors.iter().for_each(|error| eprintln!("{error}"));
     match errors.is_empty() {

@@ -36,8 +36,8 @@ pub fn run(args: &Args) -> ExitCode {
         return ExitCode::from(CANNOT_ASK);
     };
     match args.output {
-        Output::Json => println!("{body}"),
-        Output::Text => print!("{}", text(&status)),
+        Output::Json => super::print(&body),
+        Output::Text => super::print(text(&status).trim_end()),
     }
     let skewed = each(&status["rules"]).chain(each(&status["routes"])).any(|rule| rule["verdict"] == "skewed");
     ExitCode::from(u8::from(skewed || !status["stale"].is_null()))

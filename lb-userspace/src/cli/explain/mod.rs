@@ -103,10 +103,10 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(report) => {
             match args.output {
                 Output::Json => match serde_json::to_string(&report) {
-                    Ok(text) => println!("{text}"),
+                    Ok(text) => super::print(text),
                     Err(error) => return fail(CANNOT_ASK, &error.to_string()),
                 },
-                Output::Text => print!("{}", text::text(&report, colour())),
+                Output::Text => super::print(text::text(&report, colour()).trim_end()),
             }
             ExitCode::from(u8::from(report.live.is_some_and(|live| !live.agrees)))
         }
