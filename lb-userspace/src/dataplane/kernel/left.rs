@@ -1,4 +1,6 @@
 //! What a former agent left in the kernel, read back from the tables themselves.
+// The room around it may; this may not.
+#![deny(unsafe_code)]
 
 use super::{FamilyMaps, KernelMaps, Mapped, Plain};
 use crate::{
