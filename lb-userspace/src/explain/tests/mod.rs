@@ -103,3 +103,17 @@ fn plain_text_to_a_port_of_tls_is_told() {
     assert_eq!(ask("https://z.y/"), (Verdict::Reject, "reject.no-chain", None));
     assert_eq!(ask("https://x.y/"), (Verdict::Respond, "respond.direct", Some(200)));
 }
+
+/// RFC 9110 section 15.5.20: a connection made for one server's TLS is asked for a name of another's.
+#[test]
+fn another_servers_name_is_misdirected_even_where_a_host_would_fit() {
+    let text = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec: {selector: {istio: ingressgateway}, servers: [{port: {number: 443, name: p, protocol: HTTPS}, tls: {mode: SIMPLE, credentialName: c}, hosts: ['*.y']}, {port: {number: 443, name: q, protocol: HTTPS}, tls: {mode: SIMPLE, credentialName: d}, hosts: [a.y]}]}\n---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v}\nspec: {hosts: ['*.y'], gateways: [g], http: [{directResponse: {status: 200}}]}\n";
+    let corpus = Corpus::new("misdirected", &[text.to_owned()]);
+    let ask = |sni: &str, url: &str| {
+        let http = Some(HttpRequest::parse(url, &[]).unwrap());
+        let answer = corpus.answer("10.0.0.1:443".parse().unwrap(), &Sent { sni: Some(sni.to_owned()), http });
+        (answer.reason, answer.status)
+    };
+    assert_eq!(ask("b.y", "https://c.y/"), ("respond.direct", Some(200)));
+    assert_eq!(ask("b.y", "https://a.y/"), ("respond.misdirected", Some(421)));
+}
